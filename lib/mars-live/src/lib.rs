@@ -1,0 +1,13 @@
+//! Mapped live pages and the Lamport register: the only memory that the processes of one host share.
+//!
+//! May use: the operating system. Must never use: any other MARS crate, the network, the tree.
+//! Nothing here is truth: everything is lost with a reboot and rebuilt from tree and logs.
+
+mod clock;
+mod map;
+mod page;
+mod stamp;
+
+pub use clock::Clock;
+pub use page::{FetchLive, LivePage, LiveRecord, LogLive, ReplayLive, SyncLive};
+pub use stamp::{Stamp, StampError};
