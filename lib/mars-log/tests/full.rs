@@ -1,0 +1,32 @@
+//! A write that fails in the middle. In a process of its own, because the limit that makes it fail is per process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use mars_log::LogFile;
+
+#[test]
+fn no_data_after_a_failed_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogFile::create(dir.path(), &"log-000000001-alpha".parse().unwrap()).unwrap();
+    // SAFETY: plain calls with valid arguments; ignoring SIGXFSZ turns the signal into EFBIG.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        let limit = libc::rlimit {
+            rlim_cur: 1000,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+    }
+    log.append(&[1; 600]).unwrap();
+    log.sync().unwrap();
+    // 400 bytes of this one fit.
+    let e = log.append(&[2; 600]).unwrap_err();
+    assert_eq!(e.raw_os_error(), Some(libc::EFBIG));
+    assert!(log.is_failed());
+    assert!(
+        log.append(&[3; 10]).is_err(),
+        "there is room, but order would be lost"
+    );
+    assert!(log.sync().is_err());
+    assert_eq!((log.len(), log.durable_len()), (600, 600));
+    let on_disk = std::fs::read(dir.path().join("log-000000001-alpha")).unwrap();
+    assert!(on_disk == [1; 600], "ends at the last whole append");
+}
