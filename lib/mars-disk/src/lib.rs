@@ -1,0 +1,17 @@
+//! The data disk: exclusive access, dirty buffer, write-back order, log application.
+//!
+//! May use: `mars-log`, `mars-tree`. Must never use: the network, policy, units. `buffer` and `window` are pure.
+
+mod apply;
+mod apply_lock;
+mod buffer;
+mod disk;
+mod sys;
+
+pub use apply::{
+    ApplyAnswer, ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, ApplyOutcome, WINDOW_BYTES,
+    apply_log,
+};
+pub use apply_lock::{CopyGuard, CopyLock};
+pub use buffer::{DirtyBuffer, Generation, PAGE, WriteRun};
+pub use disk::{Disk, DiskError, DiskMode};
