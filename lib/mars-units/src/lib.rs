@@ -1,0 +1,15 @@
+//! Units: which run, which should, and the difference brought about through systemd or as plain processes.
+//!
+//! May use: `mars-policy` (wanted units), `mars-tree` (environment). Must never decide anything about replication.
+
+mod direct;
+mod manager;
+mod plan;
+mod sys;
+mod systemd;
+
+pub use direct::DirectManager;
+pub use manager::{Manager, UnitError, UnitStatus, manager};
+pub use plan::{UnitChange, plan};
+pub use sys::close_inherited;
+pub use systemd::SystemdManager;
