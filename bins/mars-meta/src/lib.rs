@@ -1,0 +1,18 @@
+//! The inside of `mars-meta`: spreads the symlink tree between the hosts of a cluster.
+//!
+//! Pure: [`spread`] (what to send to whom), [`gate`] (who may talk to us), [`relevant`], [`wire`], [`publish`]. The rim: [`conn`] (sockets),
+//! [`engine`] (the one loop that owns everything).
+
+pub mod conn;
+pub mod engine;
+pub mod gate;
+pub mod mesh;
+pub mod publish;
+pub mod quiet;
+pub mod relevant;
+pub mod runwatch;
+pub mod spread;
+pub mod sys;
+pub mod trigger;
+pub mod unstored;
+pub mod wire;

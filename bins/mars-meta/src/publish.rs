@@ -1,0 +1,165 @@
+//! What this host publishes about itself (symlink-tree.md 1.3). Pure, except for the question how much space there is.
+use mars_tree::{Batch, HostName, Key};
+use std::path::Path;
+
+/// Feature level, strategy, and what this implementation can read: all digests, all compressions.
+pub const FEATURES: &str = "4,5,0x071f0000";
+/// Digits directly before `(` tell old tools what to expect; they must be 98 or more.
+pub const BUILDTAG: &str = concat!("mars1.0ustable100(", env!("CARGO_PKG_VERSION"), ")");
+/// CRC32C.
+const DIGEST_USED: u32 = 0x0004_0000;
+const GIB: u64 = 1 << 30;
+/// The limits of the four emergency levels are 2 GiB each; a file system smaller than this has none, else it could hold nothing.
+const SMALL: u64 = 12 * GIB;
+const LIMIT: u64 = 2 * GIB;
+
+/// Space of the file system that holds the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that may still be used.
+    pub free: u64,
+}
+
+impl Space {
+    /// Asks the file system.
+    pub fn of(root: &Path) -> std::io::Result<Space> {
+        let s = nix::sys::statvfs::statvfs(root)?;
+        let unit = s.fragment_size();
+        Ok(Space {
+            total: s.blocks().saturating_mul(unit),
+            free: s.blocks_available().saturating_mul(unit),
+        })
+    }
+    fn limits(self) -> u64 {
+        if self.total < SMALL { 0 } else { 4 * LIMIT }
+    }
+    /// GiB above all limits.
+    pub fn rest_gib(self) -> u64 {
+        self.free.saturating_sub(self.limits()) / GIB
+    }
+    /// GiB without the limits.
+    pub fn total_gib(self) -> u64 {
+        self.total.saturating_sub(self.limits()) / GIB
+    }
+    /// Emergency level by the space alone.
+    fn level(self) -> u8 {
+        if self.limits() == 0 {
+            return u8::from(self.free == 0) * 4;
+        }
+        match self.free / LIMIT {
+            0 => 4,
+            1 => 3,
+            2 => 2,
+            3 => 1,
+            _ => 0,
+        }
+    }
+    /// The level to publish: rises at once, falls one step per round.
+    pub fn emergency(self, before: u8) -> u8 {
+        self.level().max(before.saturating_sub(1))
+    }
+}
+
+/// `FEATURES,STRATEGY,0xMASK`
+fn parse_features(s: &str) -> Option<(u32, u32, u32)> {
+    let mut it = s.split(',');
+    let level = it.next()?.parse().ok()?;
+    let strategy = it.next()?.parse().ok()?;
+    let mask = u32::from_str_radix(it.next()?.strip_prefix("0x")?, 16).ok()?;
+    Some((level, strategy, mask))
+}
+
+/// What all hosts can do: minimum of the levels, intersection of the masks. Hosts whose features are unknown do not count.
+pub fn usable<'a>(features: impl Iterator<Item = &'a str>) -> String {
+    let own = parse_features(FEATURES).unwrap_or_default();
+    let (l, s, m) = features
+        .filter_map(parse_features)
+        .fold(own, |a, b| (a.0.min(b.0), a.1.min(b.1), a.2 & b.2));
+    format!("{l},{s},0x{m:08x}")
+}
+
+/// The keys that rarely change.
+pub fn lazy_keys(batch: &mut Batch, me: &HostName, usable: &str, space: Option<Space>) {
+    let mut set = |name: &str, value: String| {
+        batch.set_if_changed(Key::HostActual(me.clone(), name.to_string()), value);
+    };
+    set("tree", "0.1".into());
+    set("features", FEATURES.into());
+    set("usable", usable.into());
+    set("buildtag", BUILDTAG.into());
+    set("marsadm-version", "2.9".into());
+    set("used-log-digest", DIGEST_USED.to_string());
+    set("used-net-digest", DIGEST_USED.to_string());
+    set("used-log-compression", "0".into());
+    set("used-net-compression", "0".into());
+    if let Some(s) = space {
+        set("rest-space", s.rest_gib().to_string());
+        set("total-space", s.total_gib().to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn small_file_systems_have_no_limits() {
+        let s = Space {
+            total: 8 * GIB,
+            free: GIB,
+        };
+        assert_eq!((s.rest_gib(), s.total_gib(), s.emergency(0)), (1, 8, 0));
+        let full = Space {
+            total: 8 * GIB,
+            free: 0,
+        };
+        assert_eq!(full.emergency(0), 4);
+    }
+
+    #[test]
+    fn emergency_rises_at_once_and_falls_stepwise() {
+        let s = |free| Space {
+            total: 100 * GIB,
+            free: free * GIB,
+        };
+        assert_eq!((s(50).rest_gib(), s(50).total_gib()), (42, 92));
+        assert_eq!(s(5).rest_gib(), 0);
+        assert_eq!([9, 7, 5, 3, 1].map(|f| s(f).emergency(0)), [0, 1, 2, 3, 4]);
+        assert_eq!(s(50).emergency(4), 3);
+        assert_eq!(s(50).emergency(0), 0);
+        assert_eq!(s(1).emergency(1), 4);
+    }
+
+    #[test]
+    fn usable_is_what_all_can() {
+        assert_eq!(usable([].into_iter()), FEATURES);
+        assert_eq!(
+            usable(["3,7,0x00070000", "garbage", "4,6,0x01040000"].into_iter()),
+            "3,5,0x00040000"
+        );
+    }
+
+    #[test]
+    fn buildtag_has_a_number_old_tools_accept() {
+        let digits: String = BUILDTAG
+            .split('(')
+            .next()
+            .unwrap()
+            .chars()
+            .rev()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        assert!(
+            digits
+                .chars()
+                .rev()
+                .collect::<String>()
+                .parse::<u32>()
+                .unwrap()
+                >= 98
+        );
+    }
+}
