@@ -1,0 +1,378 @@
+//! The control loop: sleeps until something changes, publishes, decides when to rotate, resume, leave.
+use crate::engine::{Engine, Status};
+use crate::io::Links as _;
+use crate::links::TreeLinks;
+use crate::wake::Waker;
+use mars_daemon::{Daemon, Stop};
+use mars_front::Front;
+use mars_tree::{HostName, Key, LogName, ResName, Tree, TreeEvent, Watcher};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// While something happens.
+const TICK: Duration = Duration::from_millis(200);
+/// Links that could not be written, an emergency that may end.
+const RETRY: Duration = Duration::from_secs(2);
+/// Longest time between two resumptions of logging.
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// Version links and rates at most this often.
+const PUBLISH: Duration = Duration::from_secs(2);
+/// An idle logger wakes this often to feed the watchdog.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// First pause after the device could not be taken away although no user was seen; it doubles up to `IDLE`.
+const LEAVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the loop ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Asked to stop.
+    Stop,
+    /// Another host is designated (or none), nobody had the device open, and it is gone.
+    NotDesignated,
+}
+
+/// Everything that the loop looks at.
+pub struct Control<'a> {
+    /// Status and watchdog; absent in tests.
+    pub daemon: Option<&'a Daemon>,
+    /// Stop request.
+    pub stop: &'a Stop,
+    /// Tree.
+    pub tree: &'a Tree,
+    /// Resource.
+    pub res: &'a ResName,
+    /// This host.
+    pub me: &'a HostName,
+    /// Engine.
+    pub engine: &'a Arc<Engine>,
+    /// Publication.
+    pub links: &'a TreeLinks,
+    /// Front end: growth, users, taking the device away.
+    pub front: Option<&'a mut dyn Front>,
+    /// Woken by the engine and by the stop request.
+    pub waker: &'a Waker,
+    /// Bytes of the data disk.
+    pub disk_size: u64,
+}
+
+#[derive(Debug)]
+struct Progress {
+    busy: bool,
+    accepted: u64,
+    version_at: Instant,
+    rates_at: Instant,
+    ops: u64,
+    bytes: u64,
+    rates_zero: bool,
+    /// What was published; nothing yet.
+    openers: Option<u64>,
+    /// The front end may see other users than before.
+    recount: bool,
+    counted_at: Instant,
+    /// Not to be taken away before; set while somebody uses the device whom nobody can see.
+    leave_at: Option<Instant>,
+    leave_pause: Duration,
+    resume_at: Instant,
+    /// Grows while logging fails again and again: every resumption leaves another hole behind.
+    resume_pause: Duration,
+}
+
+impl Control<'_> {
+    /// Runs until there is a reason to end. The watcher must exist before the tree is first looked at, so that nothing is missed.
+    pub fn run(&mut self, watcher: &mut Watcher) -> anyhow::Result<Ended> {
+        let now = Instant::now();
+        let mut p = Progress {
+            busy: true,
+            accepted: 0,
+            version_at: now,
+            rates_at: now,
+            ops: 0,
+            bytes: 0,
+            rates_zero: true,
+            openers: None,
+            recount: true,
+            counted_at: now,
+            leave_at: None,
+            leave_pause: LEAVE_PAUSE,
+            resume_at: now,
+            resume_pause: RETRY,
+        };
+        let mut look = true;
+        loop {
+            if self.stop.is_set() {
+                return Ok(Ended::Stop);
+            }
+            if std::mem::take(&mut look) {
+                self.look_at_tree()?;
+            }
+            self.count_openers(&mut p);
+            let mut status = self.engine.status();
+            if p.leave_at.is_some() {
+                // Somebody in another name space: as long as the device does not go away, it is in use.
+                status.openers = status.openers.max(1);
+            }
+            if p.openers != Some(status.openers) {
+                p.openers = Some(status.openers);
+                self.links
+                    .set_actual(&[("open-count", saturate(status.openers))]);
+            }
+            if self.leave(&mut p)? {
+                return Ok(Ended::NotDesignated);
+            }
+            let mut timeout = self.tick(&mut p, &status);
+            if let Some(at) = p.leave_at {
+                timeout = timeout.min(at.saturating_duration_since(Instant::now()));
+            }
+            look = self.sleep(watcher, timeout, &mut p)?;
+            if let Some(d) = self.daemon {
+                d.progress();
+            }
+        }
+    }
+
+    /// Asks the front end who uses the device, when that may have changed. Users in other mount name spaces go without an event, so
+    /// while there are some it is asked again at leisure.
+    fn count_openers(&self, p: &mut Progress) {
+        let Some(front) = self.front.as_ref().filter(|f| f.changes().is_some()) else {
+            return;
+        };
+        let stale = p.openers.unwrap_or(0) > 0 && p.counted_at.elapsed() >= IDLE;
+        if std::mem::take(&mut p.recount) || stale {
+            self.engine.set_front_openers(front.openers());
+            p.counted_at = Instant::now();
+        }
+    }
+
+    /// Leaves the role when another host (or none) is designated and nobody uses the device: true when the device is gone. A refusal by
+    /// the front end changes nothing: it goes on serving.
+    fn leave(&mut self, p: &mut Progress) -> anyhow::Result<bool> {
+        if self.is_designated()? {
+            (p.leave_at, p.leave_pause) = (None, LEAVE_PAUSE);
+            return Ok(false);
+        }
+        if self.engine.status().openers > 0 || p.leave_at.is_some_and(|at| at > Instant::now()) {
+            return Ok(false);
+        }
+        let Some(front) = &mut self.front else {
+            return Ok(self.engine.try_leave());
+        };
+        let Err(e) = front.stop(false) else {
+            self.engine.leave();
+            return Ok(true);
+        };
+        if p.leave_at.is_none() {
+            tracing::info!(
+                "not designated any more, but {} is in use ({e}): serving on until it is closed",
+                front.target().display()
+            );
+        }
+        p.leave_at = Some(Instant::now() + p.leave_pause);
+        p.leave_pause = (p.leave_pause * 2).min(IDLE);
+        p.recount = true;
+        Ok(false)
+    }
+
+    /// Waits; true when something in the tree changed that matters here.
+    fn sleep(
+        &self,
+        watcher: &mut Watcher,
+        timeout: Duration,
+        p: &mut Progress,
+    ) -> anyhow::Result<bool> {
+        // Rounded up: a pause of less than a millisecond must not become a spin.
+        let millis = u16::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+        let mut fds = vec![
+            PollFd::new(watcher.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.waker.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(changes) = self.front.as_ref().and_then(|f| f.changes()) {
+            fds.push(PollFd::new(changes, PollFlags::POLLIN));
+        }
+        match poll(&mut fds, PollTimeout::from(millis)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ready = |i: usize| fds.get(i).and_then(PollFd::any).unwrap_or(false);
+        let (tree, wake) = (ready(0), ready(1));
+        p.recount |= ready(2);
+        if wake {
+            self.waker.drain();
+        }
+        if !tree {
+            return Ok(false);
+        }
+        Ok(match watcher.wait(Some(Duration::ZERO))? {
+            TreeEvent::Timeout => false,
+            TreeEvent::Rescan => true,
+            TreeEvent::Changed(paths) => paths.iter().any(|p| self.matters(p)),
+        })
+    }
+
+    fn matters(&self, path: &str) -> bool {
+        match Key::parse(path) {
+            Key::Primary(r) | Key::Size(r) => r == *self.res,
+            Key::Log(r, log) => r == *self.res && log.host == *self.me,
+            _ => false,
+        }
+    }
+
+    fn is_designated(&self) -> anyhow::Result<bool> {
+        let text = self.tree.text(&Key::Primary(self.res.clone()))?;
+        Ok(text.as_deref() == Some(self.me.as_str()))
+    }
+
+    /// A rotation that somebody asked for, growth.
+    fn look_at_tree(&mut self) -> anyhow::Result<()> {
+        let status = self.engine.status();
+        if let Ok(nr) = mars_log::numbers::next_number(status.newest.nr) {
+            let next = self.own_log(nr);
+            let path = self.tree.path(&Key::Log(self.res.clone(), next.clone()));
+            let empty = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() == 0);
+            if empty {
+                self.rotate(&next);
+            }
+        }
+        let size = self
+            .tree
+            .text(&Key::Size(self.res.clone()))?
+            .and_then(|t| t.parse::<u64>().ok());
+        let old = mars_front::Backend::size(self.engine.as_ref());
+        if let Some(size) = size.filter(|s| *s > old) {
+            let size = size.min(self.disk_size) / 512 * 512;
+            if size > old {
+                self.engine.set_size(size);
+                if let Some(front) = &mut self.front
+                    && let Err(e) = front.resized()
+                {
+                    tracing::warn!("the device cannot grow to {size} bytes: {e}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn own_log(&self, nr: u32) -> LogName {
+        LogName {
+            nr,
+            host: self.me.clone(),
+        }
+    }
+
+    fn rotate(&self, next: &LogName) {
+        if let Err(e) = self.engine.rotate(next) {
+            tracing::warn!("{next} cannot be opened: {e}; logging goes on in the old log");
+        }
+    }
+
+    /// Publishes what is due; returns how long to sleep.
+    fn tick(&mut self, p: &mut Progress, s: &Status) -> Duration {
+        let now = Instant::now();
+        if s.rotation_due
+            && let Ok(nr) = mars_log::numbers::next_number(s.newest.nr)
+        {
+            self.rotate(&self.own_log(nr));
+        }
+        if self.links.is_pending() {
+            self.links.retry();
+        }
+        if !s.is_emergency && now > p.resume_at + 2 * p.resume_pause {
+            p.resume_pause = RETRY;
+        }
+        if s.is_emergency && now >= p.resume_at {
+            p.resume_at = now + RETRY;
+            if self.engine.try_resume() {
+                p.resume_at = now + p.resume_pause;
+                p.resume_pause = (p.resume_pause * 2).min(RESUME_PAUSE_MAX);
+            }
+        }
+        let moved = s.accepted != p.accepted || s.ops != p.ops;
+        if moved {
+            p.busy = true;
+        }
+        if !s.is_emergency && p.busy {
+            if s.accepted == p.accepted {
+                // Quiet since the last look: what was written becomes durable and known now.
+                if s.is_durable {
+                    self.links.version(&s.durable.log, s.durable.pos);
+                    p.version_at = now;
+                } else {
+                    self.engine.sync_soon();
+                }
+            } else if now.duration_since(p.version_at) >= PUBLISH {
+                self.links.version(&s.durable.log, s.durable.pos);
+                p.version_at = now;
+            }
+        }
+        self.rates(p, s, now);
+        let quiet = s.accepted == p.accepted;
+        p.accepted = s.accepted;
+        if p.busy
+            && quiet
+            && !moved
+            && s.is_drained
+            && p.rates_zero
+            && !s.rotation_due
+            && self.engine.go_idle(s.accepted)
+        {
+            p.busy = false;
+            crate::wake::trim_memory();
+        }
+        if let Some(d) = self.daemon {
+            d.status(&status_text(s));
+        }
+        if p.busy {
+            TICK
+        } else if s.is_emergency || self.links.is_pending() {
+            RETRY
+        } else {
+            IDLE
+        }
+    }
+
+    fn rates(&self, p: &mut Progress, s: &Status, now: Instant) {
+        let since = now.duration_since(p.rates_at);
+        let quiet = s.ops == p.ops;
+        if since < PUBLISH && !(quiet && since >= PUBLISH / 2) {
+            return;
+        }
+        let per_second = |n: u64| (n as f64 / since.as_secs_f64()) as u64;
+        let ops = per_second(s.ops.saturating_sub(p.ops));
+        let kib = per_second(s.bytes.saturating_sub(p.bytes)) / 1024;
+        if !(quiet && p.rates_zero) {
+            self.engine.set_rates(ops, kib);
+            self.engine.publish_live();
+            self.links.set_actual(&[
+                ("ops-if_rate", saturate(ops)),
+                ("amount-if_rate", saturate(kib)),
+                ("if-flying", if quiet { 0 } else { saturate(s.flying) }),
+            ]);
+        }
+        p.rates_zero = quiet;
+        p.rates_at = now;
+        p.ops = s.ops;
+        p.bytes = s.bytes;
+    }
+}
+
+fn saturate(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn status_text(s: &Status) -> String {
+    let what = if s.is_emergency {
+        "EMERGENCY, not logging: writing through"
+    } else if s.disk_error != 0 {
+        "disk error: logging, write-back waits"
+    } else {
+        "logging"
+    };
+    format!(
+        "{what} in {}, {} opener{}",
+        s.durable.log,
+        s.openers,
+        if s.openers == 1 { "" } else { "s" }
+    )
+}
