@@ -1,0 +1,522 @@
+//! The replay loop: look at the tree, do what the policy says, wait.
+use crate::logfile::{self, LocalLog};
+use crate::publish::{self, Position};
+use crate::wake::{Seen, Wake};
+use anyhow::Context;
+use mars_daemon::{Daemon, InstanceLock, Rates};
+use mars_disk::{
+    ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, ApplyOutcome, CopyGuard, CopyLock, Disk,
+    DiskMode, WINDOW_BYTES, apply_log,
+};
+use mars_live::{LivePage, ReplayLive};
+use mars_policy::{ReplayHold, ReplayPlan, View, replay_plan};
+use mars_tree::{Batch, Key, LogName, MessageValue, ResName, Snapshot, Tree, Watcher};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Under a trickle of records the position moves at most so often.
+const GATHER: Duration = Duration::from_millis(100);
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A host whose metadata is older counts as dead.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Memory of windows above this is given back when replay comes to rest.
+const TRIM_BYTES: u64 = 1 << 20;
+
+/// A place in a log behind which its local copy is damaged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Damage {
+    log: LogName,
+    pos: u64,
+    /// The file in which it was found: a new copy is worth a new try.
+    identity: (u64, u64),
+    /// A torn tail, as far as anybody can tell.
+    torn: bool,
+}
+
+struct Replay<'a> {
+    d: &'a Daemon,
+    tree: Tree,
+    res: ResName,
+    page: LivePage,
+    wake: Arc<Wake>,
+    lock: CopyLock,
+    disk: Option<Disk>,
+    damage: Option<Damage>,
+    last_window: Option<Instant>,
+    rates: Rates,
+    /// Bytes applied since memory was given back.
+    untrimmed: u64,
+    backoff: Duration,
+    last_error: String,
+    message: Option<String>,
+}
+
+/// What to do after a step.
+enum Next {
+    /// Look again at once.
+    Again,
+    /// Wait for something to happen.
+    Wait,
+}
+
+/// Runs until stopped.
+pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
+    let _lock = InstanceLock::acquire(&d.env, "replay", Some(&res))?;
+    let tree = Tree::open(&d.env)?;
+    // Watched before the first look: nothing falls between.
+    let watcher = Watcher::resource(&tree, &res)?;
+    let page = || LivePage::open(&d.env.run_dir, res.as_str());
+    let wake = Arc::new(Wake::default());
+    start_threads(d, &res, watcher, page()?, &wake)?;
+    let mut r = Replay {
+        tree,
+        page: page()?,
+        lock: CopyLock::open(&d.env, &res)?,
+        d,
+        res,
+        wake,
+        disk: None,
+        damage: None,
+        last_window: None,
+        rates: Rates::default(),
+        untrimmed: 0,
+        backoff: BACKOFF_MIN,
+        last_error: String::new(),
+        message: None,
+    };
+    d.ready();
+    let result = r.work();
+    r.publish_state(false)?;
+    result
+}
+
+fn start_threads(
+    d: &Daemon,
+    res: &ResName,
+    watcher: Watcher,
+    page: LivePage,
+    wake: &Arc<Wake>,
+) -> anyhow::Result<()> {
+    let on_stop = Arc::clone(wake);
+    d.stop.on_set(move || on_stop.stop());
+    let (env, res, stop, w) = (d.env.clone(), res.clone(), d.stop.clone(), Arc::clone(wake));
+    let small = |name: &str| {
+        std::thread::Builder::new()
+            .name(name.into())
+            .stack_size(256 << 10)
+    };
+    small("watch").spawn(move || {
+        if let Err(e) = w.follow_tree(&env, &res, watcher) {
+            tracing::error!("watching the tree: {e:#}");
+            stop.set();
+        }
+    })?;
+    let w = Arc::clone(wake);
+    small("live").spawn(move || w.follow_page(&page))?;
+    Ok(())
+}
+
+impl Replay<'_> {
+    fn work(&mut self) -> anyhow::Result<()> {
+        while !self.wake.stopped() {
+            let seen = self.wake.seen(&self.page);
+            let next = match self.step() {
+                Ok(next) => {
+                    self.backoff = BACKOFF_MIN;
+                    next
+                }
+                Err(e) => {
+                    self.complain(&format!("{e:#}"));
+                    self.disk = None;
+                    // A pause, whatever happens meanwhile: errors must not become a storm.
+                    self.wake.pause(self.backoff);
+                    self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                    continue;
+                }
+            };
+            match next {
+                Next::Again => {}
+                Next::Wait => self.rest(seen)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self, seen: Seen) -> anyhow::Result<()> {
+        if self.untrimmed > TRIM_BYTES {
+            crate::sys::give_back_memory();
+            self.untrimmed = 0;
+        }
+        self.report_rates()?;
+        // Rates fall to zero by themselves.
+        let timeout = self.rates.next_tick(Instant::now());
+        self.wake.wait(seen, timeout);
+        self.report_rates()
+    }
+
+    fn view<'a>(&'a self, snap: &'a Snapshot) -> View<'a> {
+        View {
+            snap,
+            me: &self.d.env.host,
+            local: &self.d.env.host,
+            now: self.tree.clock().now(),
+            window: WINDOW,
+            engine_running: true,
+        }
+    }
+
+    fn step(&mut self) -> anyhow::Result<Next> {
+        let snap = self.tree.snapshot_of(&self.res)?;
+        self.forget_mended(&snap)?;
+        let torn = self.damage.as_ref().is_some_and(|d| d.torn);
+        match replay_plan(&self.view(&snap), &self.res, torn) {
+            Ok(ReplayPlan::Apply { log, pos, limit }) => {
+                self.publish_state(true)?;
+                self.apply(&snap, &log, pos, limit)
+            }
+            Ok(ReplayPlan::Switch { old, new }) => {
+                let own = snap.version(&self.res, old.nr, &self.d.env.host);
+                let b = publish::switch(&self.res, &self.d.env.host, &new, own.as_ref());
+                self.tree.commit(&b)?;
+                self.damage = None;
+                self.publish_live(&new, 0, 0);
+                tracing::info!("{old} is finished, going on with {new}");
+                Ok(Next::Again)
+            }
+            Err(hold) => self.hold(&hold),
+        }
+    }
+
+    fn hold(&mut self, hold: &ReplayHold) -> anyhow::Result<Next> {
+        use ReplayHold::{AtEnd, Blocked, Detached, NotMember, Paused, Primary, Sync};
+        self.d.status(&hold.to_string());
+        match hold {
+            NotMember | Primary | Paused | Detached => {
+                self.disk = None;
+                self.publish_state(false)?;
+            }
+            Blocked(b) => {
+                self.publish_state(true)?;
+                self.tell(&b.to_string())?;
+            }
+            Sync | AtEnd => self.publish_state(true)?,
+        }
+        Ok(Next::Wait)
+    }
+
+    /// Damage is history when replay stands elsewhere now, or when there is a new copy of the log.
+    fn forget_mended(&mut self, snap: &Snapshot) -> anyhow::Result<()> {
+        let Some(d) = &self.damage else {
+            return Ok(());
+        };
+        let at = snap.replay(&self.res, &self.d.env.host);
+        let path = self.tree.path(&Key::Log(self.res.clone(), d.log.clone()));
+        // No copy at all is no new copy.
+        let replaced =
+            std::fs::symlink_metadata(path).is_ok_and(|m| logfile::identity(&m) != d.identity);
+        if replaced || at.is_none_or(|at| at.log != d.log || at.pos != d.pos) {
+            self.damage = None;
+            self.publish_code("0")?;
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        snap: &Snapshot,
+        log: &LogName,
+        pos: u64,
+        limit: Option<u64>,
+    ) -> anyhow::Result<Next> {
+        let file = match logfile::open(&self.d.env, &self.tree, &self.page, &self.res, log) {
+            Ok(f) => f,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                self.d.status(&format!("waiting for {log}"));
+                return Ok(Next::Wait);
+            }
+            Err(e) => return Err(e).with_context(|| format!("opening {log}")),
+        };
+        if self.damage.is_some() {
+            self.d
+                .status(&format!("{log} is damaged behind position {pos}"));
+            return Ok(Next::Wait);
+        }
+        // An own log, left from a time as primary that ended with a crash, ends where its file ends, whatever was published: what it holds
+        // is own history, and a split must show in the version link instead of staying unseen (I8).
+        let last = if log.host == self.d.env.host {
+            Some(file.durable)
+        } else {
+            logfile::final_len(snap, &self.res, log)
+        };
+        let end = [Some(file.durable), limit, last]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(0);
+        if end <= pos {
+            self.d.status(&format!("waiting for more of {log}"));
+            return Ok(Next::Wait);
+        }
+        if let Some(left) = self.gather_left()
+            && end - pos < WINDOW_BYTES
+        {
+            self.wake.pause(left);
+            return Ok(Next::Again);
+        }
+        self.open_disk(snap)?;
+        let identity = file.identity;
+        let out = self.apply_range(snap, log, file, pos, end)?;
+        if out.pos > pos {
+            self.message_done()?;
+        }
+        self.judge(log, &out, identity, last == Some(end), pos)
+    }
+
+    fn gather_left(&self) -> Option<Duration> {
+        let left = GATHER.saturating_sub(self.last_window?.elapsed());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Applies and publishes.
+    fn apply_range(
+        &mut self,
+        snap: &Snapshot,
+        log: &LogName,
+        file: LocalLog,
+        pos: u64,
+        end: u64,
+    ) -> anyhow::Result<ApplyOutcome> {
+        let me = self.d.env.host.clone();
+        let replay = snap.replay(&self.res, &me).filter(|r| r.log == *log);
+        let mut position = Position {
+            res: self.res.clone(),
+            me: me.clone(),
+            log: log.clone(),
+            prev: log
+                .nr
+                .checked_sub(1)
+                .and_then(|nr| snap.version(&self.res, nr, &me)),
+            promised: replay.map_or(pos, |r| r.pos.saturating_add(r.dirty)),
+        };
+        self.d.status(&format!("replaying {log}"));
+        let disk = self.disk.take().context("the disk is not open")?;
+        let opts = ApplyOptions {
+            window_bytes: WINDOW_BYTES,
+            device_size: snap
+                .number(&Key::Size(self.res.clone()))
+                .context("the size of the resource is unknown")?,
+        };
+        let mut guard: Option<CopyGuard> = None;
+        let result = apply_log(&disk, file.file, pos, end, &opts, &mut |e| {
+            match e {
+                ApplyEvent::BeforeWrite { start, end } => {
+                    if guard.is_none() {
+                        guard = Some(self.lock.hold()?);
+                    }
+                    self.tree.commit(&position.before_write(start, end))?;
+                    self.publish_live(log, start, position.promised - start);
+                }
+                ApplyEvent::Flushed {
+                    end,
+                    records,
+                    bytes,
+                } => {
+                    self.tree.commit(&position.flushed(end))?;
+                    guard = None;
+                    self.rates.add(records, bytes);
+                    self.publish_live(log, end, position.promised.saturating_sub(end));
+                    self.untrimmed += bytes;
+                    self.d.progress();
+                    self.report_rates()?;
+                }
+            }
+            Ok(if self.wake.stopped() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        });
+        drop(guard);
+        self.last_window = Some(Instant::now());
+        match result {
+            Ok(out) => {
+                self.disk = Some(disk);
+                self.disk_error(0)?;
+                Ok(out)
+            }
+            Err(ApplyError::Disk(e)) => {
+                self.disk_error(e.raw_os_error().unwrap_or(libc::EIO))?;
+                Err(e).context("writing the disk")
+            }
+            Err(ApplyError::Log(e)) => {
+                self.publish_code(&format!("-{}", e.raw_os_error().unwrap_or(libc::EIO)))?;
+                Err(e).with_context(|| format!("reading {log}"))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Draws the conclusions from a run.
+    fn judge(
+        &mut self,
+        log: &LogName,
+        out: &ApplyOutcome,
+        identity: (u64, u64),
+        at_final: bool,
+        from: u64,
+    ) -> anyhow::Result<Next> {
+        let Some(code) = publish::damage(&out.end, at_final) else {
+            self.last_error.clear();
+            // A cut record at the end of what is here: more bytes will come.
+            let stuck = out.pos == from && matches!(out.end, ApplyEnd::Incomplete { .. });
+            return Ok(if stuck { Next::Wait } else { Next::Again });
+        };
+        self.publish_code(&code)?;
+        let torn = !matches!(
+            out.end,
+            ApplyEnd::Stop {
+                corruption_inside: true,
+                ..
+            }
+        );
+        self.damage = Some(Damage {
+            log: log.clone(),
+            pos: out.pos,
+            identity,
+            torn,
+        });
+        self.complain(&format!(
+            "{log} is damaged behind position {}: {code}",
+            out.pos
+        ));
+        Ok(Next::Again)
+    }
+
+    fn open_disk(&mut self, snap: &Snapshot) -> anyhow::Result<()> {
+        if self.disk.is_some() {
+            return Ok(());
+        }
+        let me = self.d.env.host.clone();
+        let path = snap
+            .text(&Key::Data(self.res.clone(), me.clone()))
+            .context("the disk of this host is unknown")?;
+        let path = PathBuf::from(path);
+        let disk = match Disk::open(&path, DiskMode::Exclusive, &self.d.env, &self.res) {
+            Ok(disk) => disk,
+            Err(e) => {
+                self.disk_error(e.errno())?;
+                return Err(e.into());
+            }
+        };
+        let have = disk.size().context("size of the disk")?;
+        let need = snap.number(&Key::Size(self.res.clone())).unwrap_or(0);
+        if have < need {
+            self.disk_error(libc::ENOSPC)?;
+            anyhow::bail!(
+                "disk {} has {have} bytes, the resource needs {need}",
+                path.display()
+            );
+        }
+        let mut b = Batch::new();
+        b.set_if_changed(Key::ActSize(self.res.clone(), me), have);
+        self.tree.commit(&b)?;
+        self.disk = Some(disk);
+        Ok(())
+    }
+
+    fn actual(&self, name: &str) -> Key {
+        Key::Actual(self.res.clone(), self.d.env.host.clone(), name.into())
+    }
+
+    fn publish_state(&self, replaying: bool) -> anyhow::Result<()> {
+        let mut b = Batch::new();
+        b.set_if_changed(self.actual("is-replaying"), u8::from(replaying));
+        if !replaying {
+            b.set_if_changed(self.actual("ops-replay_rate"), 0);
+            b.set_if_changed(self.actual("amount-replay_rate"), 0);
+        } else if self.damage.is_none() {
+            b.set_if_changed(self.actual("replay-code"), 0);
+        }
+        self.tree.commit(&b)?;
+        Ok(())
+    }
+
+    fn publish_code(&self, code: &str) -> anyhow::Result<()> {
+        let mut b = Batch::new();
+        b.set_if_changed(self.actual("replay-code"), code);
+        self.tree.commit(&b)?;
+        Ok(())
+    }
+
+    fn disk_error(&self, errno: i32) -> anyhow::Result<()> {
+        let mut b = Batch::new();
+        b.set_if_changed(self.actual("disk-error"), -errno);
+        self.tree.commit(&b)?;
+        Ok(())
+    }
+
+    fn publish_live(&self, log: &LogName, pos: u64, dirty: u64) {
+        let (ops_rate, amount_rate) = self.rates.current();
+        self.page.publish(&ReplayLive {
+            log_nr: u64::from(log.nr),
+            pos,
+            dirty,
+            bytes: self.rates.total_bytes(),
+            ops_rate,
+            amount_rate,
+        });
+    }
+
+    fn report_rates(&mut self) -> anyhow::Result<()> {
+        let Some((ops, kib)) = self.rates.tick(Instant::now()) else {
+            return Ok(());
+        };
+        let mut b = Batch::new();
+        b.set_if_changed(self.actual("ops-replay_rate"), ops);
+        b.set_if_changed(self.actual("amount-replay_rate"), kib);
+        self.tree.commit(&b)?;
+        Ok(())
+    }
+
+    /// Says in the tree why replay is blocked, and that it no longer is.
+    fn tell(&mut self, name: &str) -> anyhow::Result<()> {
+        if self.message.as_deref() == Some(name) {
+            return Ok(());
+        }
+        self.message_done()?;
+        if name.starts_with("err-") {
+            tracing::warn!("cannot switch to the next log: {name}");
+        }
+        let text = MessageValue::Text {
+            real: mars_tree::Stamp::real_time(),
+            lamport: self.tree.clock().now(),
+            text: "cannot switch to the next log".into(),
+        };
+        let mut b = Batch::new();
+        b.set(self.actual(&format!("msg-{name}")), text);
+        self.tree.commit(&b)?;
+        self.message = Some(name.to_string());
+        Ok(())
+    }
+
+    fn message_done(&mut self) -> anyhow::Result<()> {
+        if let Some(old) = self.message.take() {
+            let mut b = Batch::new();
+            b.set_if_changed(self.actual(&format!("msg-{old}")), MessageValue::Ok);
+            self.tree.commit(&b)?;
+        }
+        Ok(())
+    }
+
+    /// Once per kind of trouble into the journal; always into the status.
+    fn complain(&mut self, what: &str) {
+        self.d.status(what);
+        if self.last_error != what {
+            tracing::warn!("{what}");
+            what.clone_into(&mut self.last_error);
+        }
+    }
+}
