@@ -1,0 +1,512 @@
+//! The commands: one file per family, one table here.
+pub mod cluster;
+pub mod consistency;
+pub mod create;
+pub mod logs;
+pub mod membership;
+pub mod positions;
+pub mod primary;
+pub mod purge;
+pub mod service;
+pub mod switches;
+#[cfg(test)]
+mod tests;
+pub mod view;
+pub mod wait;
+
+use crate::cli::Options;
+use crate::ctx::Ctx;
+use crate::error::Done;
+use crate::plan::Plan;
+use mars_policy::View;
+use mars_tree::{ResName, TodoSwitch};
+
+/// The first argument.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResArg {
+    /// The command knows no resources.
+    None,
+    /// May be left out.
+    Optional,
+    /// One, a comma list, or `all`.
+    Many,
+    /// Exactly one; no lists.
+    One,
+}
+
+/// How a command runs.
+#[derive(Clone, Copy)]
+pub enum Run {
+    /// Without resources, or with a single optional one.
+    Global(fn(&Ctx, &[String]) -> Done),
+    /// With the optional resources that were given.
+    Over(fn(&Ctx, Option<&[ResName]>) -> Done),
+    /// Once per resource.
+    Each(fn(&Ctx, &ResName, &[String]) -> Done),
+    /// A plan per resource; all are committed, then units reconciled, then waited for.
+    Planned(fn(&View<'_>, &ResName, &Options, switches::Probe<'_>) -> Done<Plan>),
+    /// DRBD words that do nothing.
+    Ignored(&'static str),
+    /// DRBD words that are refused.
+    Refused(&'static str),
+    /// Handled before all others.
+    Builtin,
+}
+
+/// One command.
+#[derive(Clone, Copy)]
+pub struct Command {
+    /// Name.
+    pub name: &'static str,
+    /// First argument.
+    pub res: ResArg,
+    /// Arguments behind the resource, for the usage line.
+    pub args: &'static str,
+    /// Least number of them.
+    pub min: usize,
+    /// Largest number of them.
+    pub max: usize,
+    /// Must the acting host be member of the resource?
+    pub member: bool,
+    /// Does it need a cluster?
+    pub cluster: bool,
+    /// Body.
+    pub run: Run,
+    /// One line of help; empty = not listed.
+    pub help: &'static str,
+}
+
+const fn global(
+    name: &'static str,
+    args: &'static str,
+    min: usize,
+    max: usize,
+    run: fn(&Ctx, &[String]) -> Done,
+    help: &'static str,
+) -> Command {
+    Command {
+        name,
+        res: ResArg::None,
+        args,
+        min,
+        max,
+        member: false,
+        cluster: true,
+        run: Run::Global(run),
+        help,
+    }
+}
+const fn no_cluster(mut c: Command) -> Command {
+    c.cluster = false;
+    c
+}
+const fn each(
+    name: &'static str,
+    args: &'static str,
+    min: usize,
+    max: usize,
+    run: fn(&Ctx, &ResName, &[String]) -> Done,
+    help: &'static str,
+) -> Command {
+    Command {
+        name,
+        res: ResArg::Many,
+        args,
+        min,
+        max,
+        member: true,
+        cluster: true,
+        run: Run::Each(run),
+        help,
+    }
+}
+const fn one(mut c: Command) -> Command {
+    c.res = ResArg::One;
+    c.member = false;
+    c
+}
+const fn anybody(mut c: Command) -> Command {
+    c.member = false;
+    c
+}
+const fn planned(
+    name: &'static str,
+    run: fn(&View<'_>, &ResName, &Options, switches::Probe<'_>) -> Done<Plan>,
+    help: &'static str,
+) -> Command {
+    Command {
+        name,
+        res: ResArg::Many,
+        args: "",
+        min: 0,
+        max: 0,
+        member: true,
+        cluster: true,
+        run: Run::Planned(run),
+        help,
+    }
+}
+const fn over(
+    name: &'static str,
+    run: fn(&Ctx, Option<&[ResName]>) -> Done,
+    help: &'static str,
+) -> Command {
+    Command {
+        name,
+        res: ResArg::Optional,
+        args: "",
+        min: 0,
+        max: 0,
+        member: false,
+        cluster: true,
+        run: Run::Over(run),
+        help,
+    }
+}
+const fn drbd(name: &'static str, run: Run) -> Command {
+    Command {
+        name,
+        res: ResArg::Many,
+        args: "",
+        min: 0,
+        max: 9,
+        member: false,
+        cluster: true,
+        run,
+        help: "",
+    }
+}
+const fn builtin(name: &'static str, res: ResArg, help: &'static str) -> Command {
+    Command {
+        name,
+        res,
+        args: "",
+        min: 0,
+        max: 99,
+        member: false,
+        cluster: false,
+        run: Run::Builtin,
+        help,
+    }
+}
+
+macro_rules! switch {
+    ($name:literal, $which:ident, $on:literal, $global:literal, $help:literal) => {
+        planned(
+            $name,
+            |v, res, opts, _| switches::switch(v, res, opts, TodoSwitch::$which, $on, $global),
+            $help,
+        )
+    };
+}
+
+const IGNORED: &str = "does nothing in MARS";
+const SENSELESS: &str = "makes no sense with MARS";
+
+/// All commands.
+pub const COMMANDS: &[Command] = &[
+    no_cluster(global(
+        "create-cluster",
+        "",
+        0,
+        0,
+        cluster::create_cluster,
+        "Make this host the first of a new cluster",
+    )),
+    no_cluster(global(
+        "join-cluster",
+        "HOST [IP]",
+        1,
+        2,
+        cluster::join_cluster,
+        "Join the cluster of HOST (address by --ip-HOST, IP or ssh)",
+    )),
+    global(
+        "leave-cluster",
+        "",
+        0,
+        0,
+        cluster::leave_cluster,
+        "Leave the cluster; all resources must be left before",
+    ),
+    over(
+        "wait-cluster",
+        |c, r| wait::wait_cluster(c, r.and_then(<[ResName]>::first), false),
+        "Wait for a fresh sign of life of all relevant hosts",
+    ),
+    over(
+        "wait-connect",
+        |c, r| wait::wait_cluster(c, r.and_then(<[ResName]>::first), false),
+        "Same as wait-cluster",
+    ),
+    over(
+        "update-cluster",
+        |c, r| wait::wait_cluster(c, r.and_then(<[ResName]>::first), true),
+        "Same for all hosts of the cluster",
+    ),
+    one(each(
+        "create-resource",
+        "DISK [MARSNAME] [SIZE]",
+        1,
+        3,
+        create::create_resource,
+        "Make a resource from a local disk; this host becomes primary",
+    )),
+    one(each(
+        "join-resource",
+        "DISK [MARSNAME]",
+        1,
+        2,
+        membership::join_resource,
+        "Become a replica; the disk is overwritten by a sync",
+    )),
+    anybody(each(
+        "leave-resource",
+        "",
+        0,
+        0,
+        membership::leave_resource,
+        "Stop being a replica",
+    )),
+    anybody(each(
+        "delete-resource",
+        "",
+        0,
+        0,
+        membership::delete_resource,
+        "Remove a resource that has no members",
+    )),
+    planned("attach", switches::attach, "Use the disk"),
+    planned(
+        "detach",
+        |v, res, opts, _| switches::detach(v, res, opts),
+        "Release the disk",
+    ),
+    planned(
+        "up",
+        switches::up,
+        "attach, resume-fetch, resume-replay, resume-sync",
+    ),
+    planned(
+        "down",
+        |v, res, opts, _| switches::down(v, res, opts),
+        "pause-sync, pause-fetch, pause-replay, detach",
+    ),
+    switch!(
+        "pause-sync",
+        Sync,
+        false,
+        false,
+        "Stop the sync here (also -local, -global)"
+    ),
+    switch!("pause-sync-local", Sync, false, false, ""),
+    switch!("pause-sync-global", Sync, false, true, ""),
+    switch!(
+        "resume-sync",
+        Sync,
+        true,
+        false,
+        "Allow the sync here (also -local, -global)"
+    ),
+    switch!("resume-sync-local", Sync, true, false, ""),
+    switch!("resume-sync-global", Sync, true, true, ""),
+    switch!(
+        "pause-fetch",
+        Connect,
+        false,
+        false,
+        "Stop fetching logs here (also -local, -global)"
+    ),
+    switch!("pause-fetch-local", Connect, false, false, ""),
+    switch!("pause-fetch-global", Connect, false, true, ""),
+    switch!(
+        "resume-fetch",
+        Connect,
+        true,
+        false,
+        "Allow fetching logs here (also -local, -global)"
+    ),
+    switch!("resume-fetch-local", Connect, true, false, ""),
+    switch!("resume-fetch-global", Connect, true, true, ""),
+    switch!("disconnect", Connect, false, false, "Same as pause-fetch"),
+    switch!("disconnect-local", Connect, false, false, ""),
+    switch!("disconnect-global", Connect, false, true, ""),
+    switch!("connect", Connect, true, false, "Same as resume-fetch"),
+    switch!("connect-local", Connect, true, false, ""),
+    switch!("connect-global", Connect, true, true, ""),
+    switch!(
+        "pause-replay",
+        AllowReplay,
+        false,
+        false,
+        "Stop replaying here (also -local, -global)"
+    ),
+    switch!("pause-replay-local", AllowReplay, false, false, ""),
+    switch!("pause-replay-global", AllowReplay, false, true, ""),
+    switch!(
+        "resume-replay",
+        AllowReplay,
+        true,
+        false,
+        "Allow replaying here (also -local, -global)"
+    ),
+    switch!("resume-replay-local", AllowReplay, true, false, ""),
+    switch!("resume-replay-global", AllowReplay, true, true, ""),
+    each(
+        "primary",
+        "",
+        0,
+        0,
+        primary::primary,
+        "Take over the primary role; --force: without the old primary's help",
+    ),
+    each(
+        "secondary",
+        "",
+        0,
+        0,
+        primary::secondary,
+        "Give up the primary role (discouraged: use primary elsewhere)",
+    ),
+    each(
+        "invalidate",
+        "",
+        0,
+        0,
+        consistency::invalidate,
+        "Give up the local version, take everything from the primary",
+    ),
+    each(
+        "fake-sync",
+        "",
+        0,
+        0,
+        consistency::fake_sync,
+        "Mark as consistent without a sync (experts)",
+    ),
+    planned(
+        "log-rotate",
+        |v, res, opts, _| logs::rotate(v, res, opts),
+        "Begin a new log file",
+    ),
+    planned(
+        "log-delete",
+        |v, res, opts, _| logs::delete(v, res, opts, false),
+        "Delete logs that nobody needs",
+    ),
+    planned(
+        "log-delete-all",
+        |v, res, opts, _| logs::delete(v, res, opts, false),
+        "Same as log-delete",
+    ),
+    planned(
+        "log-delete-one",
+        |v, res, opts, _| logs::delete(v, res, opts, true),
+        "",
+    ),
+    planned(
+        "log-purge-all",
+        |v, res, opts, _| logs::purge_all(v, res, opts),
+        "Remove logs of histories that nobody has any more",
+    ),
+    over(
+        "cron",
+        run_cron,
+        "Rotate and delete logs; to be run every 10 minutes",
+    ),
+    each(
+        "wait-resource",
+        "[COND]",
+        0,
+        1,
+        wait::wait_resource,
+        "Wait for [is-]{attach,fetch,replay,sync,primary,device}[-on|-off]",
+    ),
+    each(
+        "wait-umount",
+        "",
+        0,
+        0,
+        wait::wait_umount,
+        "Wait until nobody has the device open",
+    ),
+    each("role", "", 0, 0, wait::role, "Show the actual role"),
+    each("state", "", 0, 0, wait::role, ""),
+    builtin(
+        "view",
+        ResArg::Optional,
+        "Show states; view-NAME shows one macro; --json for machines",
+    ),
+    no_cluster(over(
+        "systemd-trigger",
+        |c, _| service::systemd_trigger(c, &[]),
+        "Start and stop daemons as the tree demands",
+    )),
+    no_cluster(global(
+        "start",
+        "",
+        0,
+        0,
+        service::start,
+        "Start all daemons of this host",
+    )),
+    no_cluster(global(
+        "stop",
+        "",
+        0,
+        0,
+        service::stop,
+        "Stop all daemons of this host",
+    )),
+    no_cluster(global(
+        "lowlevel-ls-host-ips",
+        "",
+        0,
+        0,
+        cluster::ls_host_ips,
+        "List HOST ADDRESS of the cluster",
+    )),
+    builtin("help", ResArg::None, "Show this text"),
+    builtin("version", ResArg::None, "Show the version"),
+    drbd("adjust", Run::Ignored(IGNORED)),
+    drbd("syncer", Run::Ignored(IGNORED)),
+    drbd("get-gi", Run::Ignored(IGNORED)),
+    drbd("show-gi", Run::Ignored(IGNORED)),
+    drbd("outdate", Run::Ignored(IGNORED)),
+    drbd("hidden-commands", Run::Ignored(IGNORED)),
+    drbd("check-resize", Run::Ignored(IGNORED)),
+    drbd("create-md", Run::Ignored(SENSELESS)),
+    drbd("dump-md", Run::Ignored(SENSELESS)),
+    drbd("dump", Run::Ignored(SENSELESS)),
+    drbd("new-current-uuid", Run::Ignored(SENSELESS)),
+    drbd(
+        "invalidate-remote",
+        Run::Refused("there may be several secondaries; run invalidate there, or with --host=HOST"),
+    ),
+    drbd(
+        "verify",
+        Run::Refused(
+            "the log's application races with comparing blocks; invalidate verifies and repairs",
+        ),
+    ),
+];
+
+fn run_cron(ctx: &Ctx, resources: Option<&[ResName]>) -> Done {
+    match resources {
+        Some(r) => logs::cron(ctx, r),
+        None => {
+            let snap = ctx.snapshot()?;
+            let mine: Vec<ResName> = snap
+                .resources()
+                .into_iter()
+                .filter(|r| snap.members(r).contains(&ctx.me))
+                .collect();
+            logs::cron(ctx, &mine)
+        }
+    }
+}
+
+/// Finds a command.
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|c| c.name == name)
+}

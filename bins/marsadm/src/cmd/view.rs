@@ -1,0 +1,214 @@
+//! `view` and `view-MACRO` (marsadm-commands.md section 7).
+use crate::cmd::membership::names_or_none;
+use crate::ctx::Ctx;
+use crate::error::{Done, refuse, usage};
+use crate::out;
+use crate::plan::names;
+use mars_macro::{Machine, MacroError, Scope, evaluate, view_json, view_json_all};
+use mars_policy::{View, split_brain};
+use mars_tree::{Key, ResName, Snapshot, Stamp};
+use std::path::Path;
+
+/// What only this machine's kernel knows.
+pub fn machine(ctx: &Ctx, snap: &Snapshot) -> Machine {
+    let mut m = Machine {
+        dev_dir: ctx.env.dev_dir.display().to_string(),
+        root: ctx.env.root.display().to_string(),
+        real_time: Stamp::real_time().secs(),
+        ..Machine::default()
+    };
+    for res in snap.resources() {
+        let device = crate::plan::device_name(snap, &res, &ctx.env.host);
+        if ctx.env.dev_dir.join(device).exists() {
+            m.devices.push(res.to_string());
+        }
+        if let Some(disk) = snap.text(&Key::Data(res.clone(), ctx.env.host.clone())) {
+            use std::os::unix::fs::FileTypeExt;
+            let usable = std::fs::metadata(Path::new(disk))
+                .is_ok_and(|m| m.file_type().is_block_device() || m.is_file());
+            if usable {
+                m.disks_present.push(disk.to_string());
+            }
+        }
+    }
+    m
+}
+
+/// A final newline is added; nothing stays nothing.
+fn add(text: &mut String, more: &str) {
+    text.push_str(more);
+    if !more.is_empty() && !more.ends_with('\n') {
+        text.push('\n');
+    }
+}
+
+/// What all evaluations of one call share.
+struct Frame<'a> {
+    view: View<'a>,
+    machine: &'a Machine,
+    ctx: &'a Ctx,
+    args: &'a [String],
+}
+
+impl<'a> Frame<'a> {
+    fn scope<'b>(&'b self, res: Option<&'b ResName>) -> Scope<'b>
+    where
+        'a: 'b,
+    {
+        Scope {
+            view: self.view,
+            res,
+            threshold: self.ctx.opts.threshold,
+            verbose: self.ctx.opts.verbose,
+            args: self.args,
+            machine: self.machine,
+        }
+    }
+}
+
+/// `name` is the macro; `resources` is `None` for a view without resource argument.
+pub fn view(
+    ctx: &Ctx,
+    name: &str,
+    resources: Option<&[ResName]>,
+    all: bool,
+    args: &[String],
+) -> Done {
+    let mut snap = ctx.snapshot()?;
+    crate::live::refresh(&ctx.env, &mut snap, ctx.tree.clock().now());
+    let view = ctx.view(&snap);
+    let machine = machine(ctx, &snap);
+    let frame = Frame {
+        view,
+        machine: &machine,
+        ctx,
+        args,
+    };
+    if ctx.opts.json {
+        return json(&snap, &frame, name, resources, all);
+    }
+    let text = text(&frame, name, resources, all)?;
+    notes(ctx, &view, resources.unwrap_or_default());
+    if name == "default" && !all {
+        resources
+            .unwrap_or_default()
+            .iter()
+            .for_each(|res| member_note(&view, res));
+    }
+    out::raw(&text);
+    Ok(())
+}
+
+/// Everything that goes to stdout.
+fn text(frame: &Frame<'_>, name: &str, resources: Option<&[ResName]>, all: bool) -> Done<String> {
+    let eval = |name: &str, res: Option<&ResName>| evaluate(name, &frame.scope(res));
+    let mut text = String::new();
+    let Some(resources) = resources else {
+        return match eval(name, None) {
+            Ok(t) => {
+                add(&mut text, &t);
+                Ok(text)
+            }
+            Err(e @ MacroError::NeedsResource(_)) => usage(format!(
+                "{e}; name one, or all (known: {})",
+                names_or_none(frame.view.snap.resources())
+            )),
+            Err(e) => usage(e.to_string()),
+        };
+    };
+    for res in resources {
+        match eval(name, Some(res)) {
+            Ok(t) => {
+                if all || resources.len() > 1 {
+                    add(&mut text, &format!("--------- resource {res}"));
+                }
+                add(&mut text, &t);
+            }
+            Err(e @ (MacroError::Unknown { .. } | MacroError::Argument { .. })) => {
+                return usage(e.to_string());
+            }
+            Err(e) => return refuse(e.to_string()),
+        }
+    }
+    if all {
+        match eval(&format!("{name}-global"), None) {
+            Ok(t) => add(&mut text, &t),
+            // Most macros have no global part; then the macro must exist at least.
+            Err(MacroError::Unknown { .. }) if !resources.is_empty() => {}
+            Err(MacroError::Unknown { .. }) => match eval(name, None) {
+                Ok(_) | Err(MacroError::NeedsResource(_)) => {}
+                Err(e) => return usage(e.to_string()),
+            },
+            Err(e) => return refuse(e.to_string()),
+        }
+    }
+    Ok(text)
+}
+
+fn json(
+    snap: &Snapshot,
+    frame: &Frame<'_>,
+    name: &str,
+    resources: Option<&[ResName]>,
+    all: bool,
+) -> Done {
+    if name != "default" {
+        return usage(format!("--json belongs to view, not to view-{name}"));
+    }
+    let value = match resources {
+        Some([one]) if !all => view_json(&frame.scope(Some(one))),
+        Some(list) => view_json_all(&frame.scope(None), list),
+        None => view_json_all(&frame.scope(None), &snap.resources()),
+    };
+    out::say(serde_json::to_string_pretty(&value).unwrap_or_default());
+    Ok(())
+}
+
+/// What everybody should know before reading the rest; on stderr.
+fn notes(ctx: &Ctx, v: &View<'_>, resources: &[ResName]) {
+    if v.snap.get(&Key::Uuid).is_none() {
+        out::warn("this host is in no cluster; use create-cluster or join-cluster");
+    } else if !v.engine_running {
+        out::warn("mars-meta is not running here, what follows may be old; use marsadm start");
+    }
+    for (path, value) in v.snap.damaged() {
+        out::warn(format!(
+            "{}/{path} is damaged and ignored: {value}",
+            ctx.env.root.display()
+        ));
+    }
+    for res in resources {
+        split_note(v, res);
+    }
+}
+
+/// The default view of a resource shows nothing on a host that is not member.
+fn member_note(v: &View<'_>, res: &ResName) {
+    let members = v.snap.members(res);
+    if !members.contains(v.me) {
+        out::hint(format!(
+            "{} is not member of resource {res} (NotJoined; members: {}); look there, or use --host",
+            v.me,
+            names_or_none(members)
+        ));
+    }
+}
+
+/// SPLIT BRAIN, with what each side would lose.
+pub fn split_note(v: &View<'_>, res: &ResName) {
+    let Some(split) = split_brain(v, res) else {
+        return;
+    };
+    for point in split.points {
+        let sides = names(
+            point
+                .hosts
+                .iter()
+                .map(|(h, bytes)| format!("{h} {bytes} bytes")),
+        );
+        out::warn(format!(
+            "SPLIT BRAIN in resource {res} after logfile '{}': {sides}; keep one, invalidate the others",
+            point.after
+        ));
+    }
+}

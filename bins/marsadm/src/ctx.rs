@@ -1,0 +1,276 @@
+//! The rim: what commands may do to the outside. Plans are pure; this commits them, asks for reconciling, pings and waits.
+use crate::cli::Options;
+use crate::error::{CmdError, Done, refuse};
+use crate::{out, reconcile};
+use mars_policy::View;
+use mars_tree::{
+    Batch, HostEnv, HostName, Key, ResName, Snapshot, Stamp, Tree, TreeEvent, Watcher,
+};
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Generic default of `--timeout` (marsadm-commands.md 1.2).
+pub const TIMEOUT_SECS: u64 = 600;
+/// Default for `wait-cluster`, `wait-connect` and joining.
+pub const TIMEOUT_CLUSTER_SECS: u64 = 30;
+/// Default for `wait-resource`.
+pub const TIMEOUT_RESOURCE_SECS: u64 = 60;
+/// A host that looked dead gets this long to answer a ping before it is given up.
+const DEAD_GRACE: Duration = Duration::from_secs(5);
+
+/// How far a condition is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// It holds.
+    Done,
+    /// Not yet; what is missing.
+    Waiting(String),
+    /// It never will; why.
+    Never(String),
+}
+
+/// `Done` when the condition holds, otherwise waiting for it.
+pub fn until(holds: bool, missing: impl FnOnce() -> String) -> State {
+    if holds {
+        State::Done
+    } else {
+        State::Waiting(missing())
+    }
+}
+
+/// Everything a command works with.
+pub struct Ctx {
+    /// Where this host lives.
+    pub env: HostEnv,
+    /// The tree.
+    pub tree: Tree,
+    /// Options.
+    pub opts: Options,
+    /// The acting host.
+    pub me: HostName,
+    /// A unit could not be started or stopped.
+    pub unit_failed: Cell<bool>,
+}
+
+impl Ctx {
+    /// Is `mars-meta` running on this machine?
+    pub fn engine_running(&self) -> bool {
+        mars_daemon::is_running(&self.env, "meta", None)
+    }
+
+    /// Is the acting host this machine?
+    pub fn is_local(&self) -> bool {
+        self.me == self.env.host
+    }
+
+    /// The tree now.
+    pub fn snapshot(&self) -> Done<Snapshot> {
+        Ok(self.tree.snapshot()?)
+    }
+
+    /// A snapshot as the policy wants it.
+    pub fn view<'a>(&'a self, snap: &'a Snapshot) -> View<'a> {
+        View {
+            snap,
+            me: &self.me,
+            local: &self.env.host,
+            now: self.tree.clock().now(),
+            window: self.opts.window,
+            engine_running: self.engine_running(),
+        }
+    }
+
+    /// Writes a batch, or only says so with `--dry-run`. Returns its stamp.
+    pub fn commit(&self, batch: &Batch) -> Done<Stamp> {
+        if self.opts.dry_run || self.opts.verbose > 0 {
+            for line in batch.describe() {
+                out::say(line);
+            }
+        }
+        if self.opts.dry_run || batch.is_empty() {
+            return Ok(self.tree.clock().now());
+        }
+        Ok(self.tree.commit(batch)?)
+    }
+
+    /// Brings the units of this machine in line with the tree. Failures of units are warnings here.
+    pub fn reconcile(&self) -> Done {
+        if self.opts.dry_run {
+            out::say("would compare the wanted units with the running ones");
+            return Ok(());
+        }
+        let report = reconcile::run(self, reconcile::Mode::Normal)?;
+        self.tell(&report);
+        Ok(())
+    }
+
+    /// The last line of a command that succeeded.
+    pub fn result(&self, line: impl AsRef<str>) {
+        if self.opts.dry_run {
+            out::say("nothing has been changed (--dry-run)");
+        } else {
+            out::say(line);
+        }
+    }
+
+    /// Prints what a run of the reconciler did.
+    pub fn tell(&self, report: &reconcile::Report) {
+        for line in &report.done {
+            if self.opts.verbose > 0 || self.opts.dry_run {
+                out::say(line);
+            }
+        }
+        for line in &report.errors {
+            self.unit_failed.set(true);
+            out::warn(line);
+        }
+    }
+
+    /// Asks all peers for a fresh sign of life and their newest state.
+    pub fn ping(&self) -> Done {
+        if self.opts.dry_run {
+            return Ok(());
+        }
+        let path = self.env.run_dir.join("meta.ping");
+        std::fs::write(&path, format!("{}\n", self.tree.clock().now()))
+            .map_err(|e| CmdError::Failed(format!("{}: {e}", path.display())))
+    }
+
+    /// Waits for a condition on the tree, woken by inotify. `recheck`: the condition also depends on time; look again that often.
+    pub fn wait_full(
+        &self,
+        res: Option<&ResName>,
+        what: &str,
+        limit: Option<Duration>,
+        recheck: Option<Duration>,
+        mut check: impl FnMut(&View<'_>) -> State,
+    ) -> Done {
+        // The watch comes before the first look, so that nothing falls between them.
+        let mut watcher = match res {
+            Some(res) => Watcher::resource(&self.tree, res)?,
+            None => Watcher::tree(&self.tree)?,
+        };
+        let start = Instant::now();
+        let mut told = false;
+        let mut last_detail: Option<(Instant, String)> = None;
+        loop {
+            let snap = match res {
+                Some(res) => self.tree.snapshot_of(res)?,
+                None => self.tree.snapshot()?,
+            };
+            let detail = match check(&self.view(&snap)) {
+                State::Done => return Ok(()),
+                // What would have to happen first has not happened.
+                _ if self.opts.dry_run => {
+                    out::say(format!("would wait until {what}"));
+                    return Ok(());
+                }
+                State::Never(why) => return refuse(why),
+                State::Waiting(detail) => detail,
+            };
+            let left = limit.map(|l| l.saturating_sub(start.elapsed()));
+            if left == Some(Duration::ZERO) {
+                return Err(CmdError::Timeout(format!(
+                    "timeout after {} s waiting until {what}: {detail}",
+                    start.elapsed().as_secs()
+                )));
+            }
+            if !told {
+                out::say(format!("waiting until {what}"));
+                told = true;
+            }
+            let stale = last_detail
+                .as_ref()
+                .is_none_or(|(at, d)| *d != detail && at.elapsed() >= Duration::from_secs(1));
+            if out::is_terminal() && stale {
+                out::say(format!("  {detail}"));
+                last_detail = Some((Instant::now(), detail));
+            }
+            let nap = match (left, recheck) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            match watcher.wait(nap)? {
+                TreeEvent::Changed(_) | TreeEvent::Rescan | TreeEvent::Timeout => {}
+            }
+        }
+    }
+
+    /// Waits for a condition on one resource, with the default limit of `default_secs`.
+    pub fn wait(
+        &self,
+        res: &ResName,
+        what: &str,
+        default_secs: u64,
+        check: impl FnMut(&View<'_>) -> State,
+    ) -> Done {
+        self.wait_full(Some(res), what, self.opts.limit(default_secs), None, check)
+    }
+
+    /// Pings `peers` and waits until each has answered after the start. Returns those that count as dead; not answering in time
+    /// without counting as dead is a timeout.
+    pub fn wait_peers(&self, peers: &BTreeSet<HostName>, default_secs: u64) -> Done<Vec<HostName>> {
+        // With --host, this machine is among the acting host's peers; it need not ask itself.
+        let peers: BTreeSet<&HostName> = peers.iter().filter(|p| **p != self.env.host).collect();
+        if peers.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.opts.dry_run {
+            out::say("would ask all peers for a sign of life");
+            return Ok(Vec::new());
+        }
+        if !self.engine_running() {
+            return refuse(format!(
+                "mars-meta is not running on host {}, so no other host can be asked; run marsadm start",
+                self.env.host
+            ));
+        }
+        let start = self.tree.clock().tick(Stamp::ZERO);
+        self.ping()?;
+        let limit = self.opts.limit(default_secs);
+        let grace = limit.map_or(DEAD_GRACE, |l| l.min(DEAD_GRACE));
+        let began = Instant::now();
+        let mut dead = Vec::new();
+        let names: Vec<&str> = peers.iter().map(|p| p.as_str()).collect();
+        self.wait_full(
+            None,
+            &format!("{} answered", names.join(", ")),
+            limit,
+            Some(grace),
+            |v| {
+                let silent: Vec<&HostName> = peers
+                    .iter()
+                    .copied()
+                    .filter(|p| peer_time(v.snap, p).is_none_or(|t| t <= start))
+                    .collect();
+                if silent.is_empty() {
+                    dead.clear();
+                    return State::Done;
+                }
+                let (gone, slow): (Vec<&HostName>, Vec<&HostName>) = silent
+                    .into_iter()
+                    .partition(|p| looks_dead(v, p, v.window / 2));
+                if slow.is_empty() && began.elapsed() >= grace {
+                    dead = gone.into_iter().cloned().collect();
+                    return State::Done;
+                }
+                let missing: Vec<&str> = slow.iter().chain(&gone).map(|h| h.as_str()).collect();
+                State::Waiting(format!("no answer yet from {}", missing.join(", ")))
+            },
+        )?;
+        Ok(dead)
+    }
+}
+
+/// Value of `actual-HOST/time`.
+pub fn peer_time(snap: &Snapshot, host: &HostName) -> Option<Stamp> {
+    snap.text(&Key::HostActual(host.clone(), "time".into()))?
+        .parse()
+        .ok()
+}
+
+/// Is the last sign of life of `host` older than `age` (or missing)?
+pub fn looks_dead(v: &View<'_>, host: &HostName, age: Duration) -> bool {
+    peer_time(v.snap, host).is_none_or(|t| v.now.since(t) > age)
+}
