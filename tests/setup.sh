@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a target needs and that are missing. Usage: tests/setup.sh build|demo|test|bench
+set -euo pipefail
+
+build=(gcc)
+demo=("${build[@]}" libnbd-bin python3-libnbd qemu-utils e2fsprogs)
+test=("${demo[@]}" g++ fio xfsprogs fuse3 systemd dbus util-linux)
+bench=("${test[@]}" nbdkit)
+
+case "${1:-}" in
+build) want=("${build[@]}") ;;
+demo) want=("${demo[@]}") ;;
+test) want=("${test[@]}") ;;
+bench) want=("${bench[@]}") ;;
+*)
+  echo "usage: $0 build|demo|test|bench" >&2
+  exit 2
+  ;;
+esac
+
+missing=()
+for p in "${want[@]}"; do
+  dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+echo "installing: ${missing[*]}"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if command -v sudo >/dev/null; then
+    as_root=(sudo)
+  else
+    echo "these Debian packages are missing: ${missing[*]}; install them as root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
