@@ -2,23 +2,33 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use mars_log::LogFile;
 
+fn limit_files(bytes: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the pointer is valid for the call.
+    assert_eq!(
+        unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) },
+        0
+    );
+}
+
 #[test]
 fn no_data_after_a_failed_append() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = LogFile::create(dir.path(), &"log-000000001-alpha".parse().unwrap()).unwrap();
-    // SAFETY: plain calls with valid arguments; ignoring SIGXFSZ turns the signal into EFBIG.
+    // SAFETY: a plain call; ignoring SIGXFSZ turns the signal into EFBIG.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        let limit = libc::rlimit {
-            rlim_cur: 1000,
-            rlim_max: libc::RLIM_INFINITY,
-        };
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
     }
+    limit_files(1000);
     log.append(&[1; 600]).unwrap();
     log.sync().unwrap();
     // 400 bytes of this one fit.
     let e = log.append(&[2; 600]).unwrap_err();
+    // The limit counts for the standard output too, which may be a file.
+    limit_files(libc::RLIM_INFINITY);
     assert_eq!(e.raw_os_error(), Some(libc::EFBIG));
     assert!(log.is_failed());
     assert!(
