@@ -280,13 +280,18 @@ fn a_host_that_left_is_not_let_in_again() {
 
 #[test]
 fn a_host_that_was_removed_while_away_learns_of_it() {
-    let mut hosts = cluster(22, &["alpha", "beta"], 5000);
+    let mut hosts = cluster(22, &["alpha", "beta", "gamma"], 5000);
     hosts.iter_mut().for_each(Host::start);
     wait_connected(&hosts);
     hosts[1].end(Signal::SIGKILL);
     hosts[0].delete("ips/ip-beta");
     let gone = hosts[0].get("ips/ip-beta").unwrap();
     assert!(gone.value.is_deleted());
+    // Once gamma has it, alpha's daemon knows it too and lets beta in no more.
+    hosts[2].wait("removal", |h| {
+        h.get("ips/ip-beta").is_some_and(|l| l == gone)
+    });
+    hosts[2].end(Signal::SIGKILL);
     // What the reconciler would see.
     let seen = hosts[1].run_file("seen");
     hosts[1].fake_marsadm("readlink $MARS_ROOT/ips/ip-beta >$MARS_RUN_DIR/seen");

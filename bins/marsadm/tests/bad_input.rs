@@ -541,7 +541,7 @@ fn bad_input_primary_preconditions() {
             Key::SyncStatus(res.clone(), alpha.clone()),
             "4096",
             "1048576",
-            &["alpha is inconsistent", "4096", "wait for the sync"],
+            &["alpha is inconsistent", "4096", "UpToDate"],
         ),
         (
             todo(TodoSwitch::Attach),

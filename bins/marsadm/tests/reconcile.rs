@@ -5,6 +5,7 @@ use common::Host;
 use mars_tree::{Batch, Key};
 use mars_units::{DirectManager, Manager, UnitStatus};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const DAEMONS: [&str; 5] = [
     "mars-meta",
@@ -22,10 +23,10 @@ impl Running {
         for program in DAEMONS {
             h.stand_in(program, "exec sleep 1000");
         }
+        h.ok(&["create-cluster", "--ip=127.43.2.2"]);
         if settled {
             h.settle();
         }
-        h.ok(&["create-cluster", "--ip=127.43.2.2"]);
         Running(h)
     }
     fn units(&self) -> BTreeSet<String> {
@@ -149,15 +150,19 @@ fn reconciler_reports_one_failure_and_does_the_rest() {
     for name in ["a", "b"] {
         h.run(&["create-resource", name, &h.disk(name, 1 << 20)]);
     }
-    h.ok(&["stop"]);
-    let s = h.run(&["start"]);
+    let m = DirectManager::new(&h.env);
+    for unit in ["mars-fetch.socket", "mars-sync.socket"] {
+        m.stop(&unit.parse().unwrap(), Duration::from_secs(60))
+            .unwrap();
+    }
+    let s = h.run(&["systemd-trigger", "-v"]);
     assert_eq!(s.code, 1, "{s:?}");
     assert!(
         s.err.contains("mars-logger@a.service") && s.err.contains("mars-logger@b.service"),
         "{s:?}"
     );
     assert!(
-        s.out.contains("started mars-meta.service") && s.out.contains("started mars-sync.socket"),
+        s.out.contains("started mars-fetch.socket") && s.out.contains("started mars-sync.socket"),
         "{s:?}"
     );
     assert_eq!(
