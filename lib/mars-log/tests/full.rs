@@ -8,10 +8,8 @@ fn limit_files(bytes: libc::rlim_t) {
         rlim_max: libc::RLIM_INFINITY,
     };
     // SAFETY: the pointer is valid for the call.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) },
-        0
-    );
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
+    assert_eq!(result, 0);
 }
 
 #[test]
