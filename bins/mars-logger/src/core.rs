@@ -393,6 +393,11 @@ impl<T> Core<T> {
         }
     }
 
+    /// Is there a generation that is, or is about to be, on its way to the disk?
+    pub fn is_freezing(&self) -> bool {
+        self.buffer.is_freezing()
+    }
+
     /// Everything before is on the disk.
     pub fn write_back_pos(&self) -> LogPos {
         let at = self

@@ -136,6 +136,9 @@ pub struct Engine {
     pub(crate) disk: Arc<dyn DataDisk>,
     pub(crate) store: Box<dyn LogStore>,
     pub(crate) links: Arc<dyn Links>,
+    /// Held from looking at the write-back position until it is published: the log thread (rotation) and the write-back thread
+    /// both publish it, and the older look must not be published last. Taken before `state`.
+    position: Mutex<()>,
     live: Option<Mutex<LivePage>>,
     pub(crate) clock: Clock,
     pub(crate) size: AtomicU64,
@@ -152,6 +155,24 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Publishes the write-back position as it is now, unless a generation is on its way to the disk: then its own dirty range stands in the link.
+    pub(crate) fn publish_position(&self) {
+        let _one_at_a_time = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let st = self.lock();
+        if st.core.is_freezing() {
+            return;
+        }
+        let back = st.core.write_back_pos();
+        drop(st);
+        self.links.replay(&back.log, back.pos, 0);
+    }
+
+    /// Publishes what the disk may hold in part from now on.
+    pub(crate) fn publish_dirty(&self, from: &LogPos, dirty: u64) {
+        let _one_at_a_time = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        self.links.replay(&from.log, from.pos, dirty);
+    }
+
     /// Makes the engine; [`crate::threads::start`] starts its threads.
     pub fn new(parts: EngineParts) -> io::Result<Arc<Engine>> {
         let syncer = parts.sink.syncer()?;
@@ -183,6 +204,7 @@ impl Engine {
             disk: parts.disk,
             store: parts.store,
             links: parts.links,
+            position: Mutex::new(()),
             live: parts.live.map(Mutex::new),
             clock: parts.clock,
             size: AtomicU64::new(parts.size),

@@ -190,11 +190,8 @@ fn finish_rotation<'a>(
         }
     }
     engine.wake_writeback(&mut st);
-    let back = st.core.write_back_pos();
     drop(st);
-    if back.log == new {
-        engine.links.replay(&back.log, back.pos, 0);
-    }
+    engine.publish_position();
     engine.publish_live();
     engine.deliver(std::mem::take(answers));
     engine.lock()
@@ -295,7 +292,7 @@ fn write_back<'a>(
     let emergency = st.core.is_emergency();
     drop(st);
     if !emergency {
-        engine.links.replay(&w.from.log, w.from.pos, w.dirty);
+        engine.publish_dirty(&w.from, w.dirty);
     }
     let mut pause = RETRY_MIN;
     while let Err(e) = write_generation(engine, &w) {
@@ -337,10 +334,9 @@ fn write_back<'a>(
     }
     st.core.wrote_back(w, &mut answers);
     engine.wake_writers(&mut st);
-    let back = st.core.write_back_pos();
     let forget = log_to_forget(&mut st);
     drop(st);
-    engine.links.replay(&back.log, back.pos, 0);
+    engine.publish_position();
     engine.publish_live();
     engine.deliver(answers);
     if let Some((syncer, from, to)) = forget {
