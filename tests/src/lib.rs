@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use mars_tree::{HostEnv, Key, Snapshot, Tree, TreeEvent, Watcher};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -48,6 +51,15 @@ pub struct Host {
     pub ip: String,
     dir: PathBuf,
     bin: PathBuf,
+}
+
+/// A handle on a process that becomes readable when it ends; `None` when there is no such process.
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    // SAFETY: a plain call; the result is a fresh descriptor that nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
+    }
 }
 
 /// What a command printed.
@@ -207,15 +219,25 @@ impl Host {
         v
     }
 
-    /// kill -9 of one unit by its process id. False when it did not run.
+    /// kill -9 of one unit by its process id; returns when it is gone (a manager that looks earlier still sees it running). False when it did
+    /// not run.
     pub fn kill(&self, unit: &str) -> bool {
-        self.pid(unit).is_some_and(|p| {
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(p),
-                nix::sys::signal::Signal::SIGKILL,
+        let Some(process) = self.pid(unit).and_then(pidfd) else {
+            return false;
+        };
+        // SAFETY: a plain call on an open pidfd; the null pointer means "as kill(2) would".
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                process.as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
             )
-            .is_ok()
-        })
+        };
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(PATIENCE).expect("limit");
+        sent == 0 && poll(&mut fds, limit).is_ok_and(|n| n > 0)
     }
 
     /// kill -9 of everything: power and network of the host have failed.
