@@ -195,7 +195,7 @@ def bench_writes(work, bindir, mode):
 
 
 def sendfile_stream(src, dst):
-    """A plain stream: sendfile on one side, a new file with a final fdatasync on the other. Seconds."""
+    """A plain stream: sendfile on one side, a new file on the other, complete but not synced, as ours is timed. Seconds."""
     srv = socket.create_server(("127.0.0.2", 0))
 
     def receive():
@@ -204,7 +204,6 @@ def sendfile_stream(src, dst):
         buf = memoryview(bytearray(MIB))
         while n := c.recv_into(buf):
             os.write(fd, buf[:n])
-        os.fdatasync(fd)
         os.close(fd)
 
     t = threading.Thread(target=receive)
@@ -302,7 +301,7 @@ def bench_secondary(work, bindir):
             replay_times.append((size / MIB / replay_seconds(name), size / MIB / dd))
             a.adm("log-delete-all", "data", "--force")
             os.sync()
-        report("fetch of a finished 1 GiB log, durable", ">= 0.7", fetch_times, "MiB/s")
+        report("fetch of a finished 1 GiB log", ">= 0.7", fetch_times, "MiB/s")
         report("replay of it (4 KiB random records)", ">= 0.5", replay_times, "MiB/s")
         b.adm("stop")
         a.adm("stop")
