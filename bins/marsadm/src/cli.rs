@@ -43,6 +43,8 @@ pub struct Options {
     pub ssh_port: u16,
     /// `--ssh-opts`
     pub ssh_opts: String,
+    /// `--macro`
+    pub macro_text: Option<String>,
 }
 
 impl Default for Options {
@@ -64,6 +66,7 @@ impl Default for Options {
             size: None,
             ssh_port: 22,
             ssh_opts: "-A -o StrictHostKeyChecking=no -o ConnectTimeout=5".into(),
+            macro_text: None,
         }
     }
 }
@@ -186,7 +189,11 @@ pub fn definition() -> Command {
             "join-cluster: more options of ssh",
         ))
         .arg(flag("no-ssh", None, "join-cluster: same as --ssh-port=0"))
-        .arg(value("macro", "TEXT", "view: not available yet"))
+        .arg(value(
+            "macro",
+            "TEXT",
+            "view: evaluate TEXT instead of a macro by name",
+        ))
         .arg(flag("json", None, "view: output for machines"))
         .arg(
             Arg::new("words")
@@ -269,11 +276,6 @@ fn options(m: &ArgMatches) -> Done<Options> {
             )),
         },
     };
-    if text("macro").is_some() {
-        return usage(
-            "--macro is not available yet; use view-NAME with one of the standard macros",
-        );
-    }
     let mut verbose: u32 = 0;
     for v in m.get_many::<String>("verbose").into_iter().flatten() {
         verbose = match v.as_str() {
@@ -328,6 +330,7 @@ fn options(m: &ArgMatches) -> Done<Options> {
         size: size("size")?,
         ssh_port,
         ssh_opts: text("ssh-opts").map_or(defaults.ssh_opts, str::to_string),
+        macro_text: text("macro").map(str::to_string),
     })
 }
 
@@ -448,7 +451,6 @@ mod tests {
             &["view", "--window=-1"],
             &["view", "--threshold=x"],
             &["view", "--verbose=x"],
-            &["view", "--macro=x"],
             &["view", "--fr\nob"],
         ] {
             match p(bad) {

@@ -1,6 +1,6 @@
 //! From the command line to the exit status: checks common to all commands, resources, phases (marsadm-commands.md 1.5, 1.6).
 use crate::cli::{Invocation, Options, definition};
-use crate::cmd::{COMMANDS, Command, ResArg, Run, find, view};
+use crate::cmd::{COMMANDS, Command, ResArg, Run, find, macros, view};
 use crate::ctx::Ctx;
 use crate::error::{Done, EXIT_FAILED, EXIT_OK, nearest, refuse, show, usage};
 use crate::out;
@@ -40,6 +40,10 @@ fn dispatch(i: Invocation) -> Done<u8> {
     };
     if let Some(name) = view_macro {
         return run_view(&i, name);
+    }
+    if let Some(name) = i.command.strip_prefix("prettyprint-") {
+        macros::pretty_print(name)?;
+        return Ok(EXIT_OK);
     }
     let Some(command) = find(&i.command) else {
         let known = COMMANDS

@@ -646,6 +646,8 @@ fn bad_input_without_cluster_or_root() {
             "start",
             "stop",
             "lowlevel-ls-host-ips",
+            "dump-macros",
+            "dump-all-macros",
         ];
         if !free.contains(&name.as_str()) {
             check(&empty, &args, 1, &["create-cluster", "join-cluster"]);

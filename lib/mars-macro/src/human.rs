@@ -41,22 +41,6 @@ pub fn human_number(unit: &str, delim: &str, unitsep: &str, numbers: &[f64]) -> 
     format!("{}{unitsep}{name}", texts.join(delim))
 }
 
-/// One number with exactly two decimals, as the rate of a progress line.
-pub(crate) fn human_two(n: f64) -> String {
-    let (divisor, name) = unit_of("", n);
-    format!("{:.2} {name}", n / divisor)
-}
-
-/// `(POS/SIZE)UNIT`: both cut to integers.
-pub(crate) fn human_pair(pos: f64, size: f64) -> String {
-    let (divisor, name) = unit_of("", pos.max(size));
-    format!(
-        "({:.0}/{:.0}){name}",
-        (pos / divisor).trunc(),
-        (size / divisor).trunc()
-    )
-}
-
 /// `%human-seconds{n}`; `None` = empty argument.
 pub fn human_seconds(n: Option<f64>) -> String {
     match n {
@@ -163,14 +147,6 @@ mod tests {
         assert_eq!(one(99.0 * MIB * 1024.0), "101376 MiB");
         assert_eq!(one(100.0 * MIB * 1024.0), "100 GiB");
         assert_eq!(one(100.0 * MIB * MIB), "100 TiB");
-    }
-
-    #[test]
-    fn human_pair_and_rate() {
-        assert_eq!(human_pair(567.293 * MIB, 2048.0 * MIB), "(567/2048)MiB");
-        assert_eq!(human_pair(0.0, 12902.047 * 1024.0), "(0/12902)KiB");
-        assert_eq!(human_two(72583.0 * 1024.0), "72583.00 KiB");
-        assert_eq!(human_two(100.0 * MIB), "100.00 MiB");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! `actual`, `disk`, `device`, `sync`, `fetch`, `replay`, `work`, `logs`, `split_brain`, `messages`.
 use crate::ctx::{Ctx, Job};
 use crate::messages::{Wish, messages};
-use crate::{Scope, standard};
+use crate::{Scope, evaluate};
 use mars_policy::{actual_primary_hosts, consistency, split_brain};
 use mars_tree::{HostName, MessageValue, TodoSwitch};
 use serde_json::{Value, json};
@@ -97,11 +97,15 @@ fn message_list(scope: &Scope<'_>, global: bool) -> Vec<Value> {
         .collect()
 }
 
-/// Text of a standard macro.
+/// Text of a predefined macro (not of a file of the user that overrides it).
 fn text(c: &Ctx<'_>, name: &str) -> Value {
-    match standard(name, c.scope) {
-        Some(Ok(text)) => Value::String(text),
-        _ => Value::Null,
+    let scope = Scope {
+        args: &[],
+        ..*c.scope
+    };
+    match evaluate(name, &scope) {
+        Ok(text) => Value::String(text),
+        Err(_) => Value::Null,
     }
 }
 

@@ -1,24 +1,28 @@
-//! What `view` shows: primitive macros and the standard complex macros, over `mars-policy`.
+//! What `view` shows: the macro language, primitive macros over `mars-policy`, and the predefined macros of `templates/macros`.
 //!
-//! May use: `mars-policy`, `mars-tree`. Must never do I/O. The macro language itself arrives later in this crate; primitives are
-//! already named values with arguments, so that it can call them.
+//! May use: `mars-policy`, `mars-tree`. Must never do I/O. What needs the outside is asked for through [`Outside`].
 
 mod ctx;
 mod features;
 mod human;
 mod json;
+mod lang;
+mod local;
 mod messages;
 mod names;
+mod predefined;
 mod primitive;
-mod standard;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use human::{human_number, human_seconds, progress_bar};
 pub use json::{view_json, view_json_all};
+pub use lang::{LangError, Limits, Run, Source, World, builtin_names};
 pub use names::primitive_names;
+pub use predefined::{predefined_names, predefined_text};
 pub use primitive::{MacroError, primitive};
-pub use standard::{standard, standard_names};
+pub use view::{NoOutside, Outside, Variables, evaluate_text, evaluate_with};
 
 use mars_policy::View;
 use mars_tree::ResName;
@@ -53,12 +57,26 @@ pub struct Machine {
     pub root: String,
     /// Wall clock, seconds.
     pub real_time: u64,
+    /// Mounted devices of this machine.
+    pub mounts: Vec<Mount>,
+    /// Status files of the original (`resource-RES/3.reason.status`, `resource-RES/logstatus-HOST.status`), path below the root and text.
+    pub status_files: Vec<(String, String)>,
 }
 
-/// Evaluates `view-NAME`: a standard complex macro or a primitive one. The result has no final newline added.
+/// A mounted device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// Device as given to mount, or what it links to.
+    pub device: String,
+    /// Where.
+    pub dir: String,
+    /// `ext4`.
+    pub fstype: String,
+    /// `rw,relatime`.
+    pub flags: String,
+}
+
+/// Evaluates `view-NAME` with nothing from outside: a predefined macro, a primitive one, or a function of the language.
 pub fn evaluate(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
-    match standard(name, scope) {
-        Some(r) => r,
-        None => primitive(name, scope),
-    }
+    evaluate_with(name, scope, &Variables::new(), &mut NoOutside)
 }

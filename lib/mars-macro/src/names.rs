@@ -2,6 +2,7 @@
 use crate::MacroError;
 use crate::ctx::Job;
 use crate::features::FEATURE_MACROS;
+use crate::local::LOCAL_MACROS;
 
 /// Names without a resource.
 pub(crate) const GLOBAL: &[&str] = &[
@@ -150,6 +151,7 @@ pub fn primitive_names() -> Vec<&'static str> {
             .iter()
             .chain(RESOURCE)
             .chain(FEATURE_MACROS)
+            .chain(LOCAL_MACROS)
             .map(|s| (*s).to_string())
             .collect();
         for (prefix, job) in JOBS {
@@ -201,7 +203,10 @@ pub(crate) fn unknown(name: &str) -> MacroError {
     let mut best: Option<(usize, &str)> = None;
     // Long garbage needs no neighbour, and costs.
     if name.len() <= 64 {
-        for n in crate::standard_names().into_iter().chain(primitive_names()) {
+        for n in crate::predefined_names()
+            .into_iter()
+            .chain(primitive_names())
+        {
             let d = distance(name, n);
             if d <= 1 + name.len() / 4 && best.is_none_or(|(b, _)| d < b) {
                 best = Some((d, n));

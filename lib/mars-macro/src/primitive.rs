@@ -4,6 +4,7 @@ use crate::Scope;
 use crate::ctx::{Ctx, Job, float};
 use crate::features::{self, FEATURE_MACROS};
 use crate::human::number;
+use crate::local::{LOCAL_MACROS, local_macro};
 use crate::messages;
 use crate::names::{GLOBAL, JOB_SUFFIXES, JOBS, find, job_has, unknown};
 use crate::{human_number, human_seconds, progress_bar};
@@ -24,6 +25,9 @@ pub enum MacroError {
         /// Nearest known name.
         nearest: Option<String>,
     },
+    /// Something went wrong while a macro text was evaluated.
+    #[error("{0}")]
+    Language(crate::lang::LangError),
     /// It needs a resource.
     #[error("macro {0:?} needs a resource")]
     NeedsResource(String),
@@ -60,6 +64,9 @@ pub fn primitive(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
         return global(&known, scope);
     }
     let ctx = Ctx::new(name, scope)?;
+    if LOCAL_MACROS.contains(&known.as_str()) {
+        return Ok(local_macro(&known, &ctx));
+    }
     for (prefix, job) in JOBS {
         if let Some(suffix) = known.strip_prefix(prefix)
             && JOB_SUFFIXES.contains(&suffix)
@@ -435,9 +442,16 @@ fn of_resource(name: &str, c: &Ctx<'_>) -> Result<String, MacroError> {
                 .to_string()
         }
         "writeback-rest" => {
-            let dirty = c.v.is_actual_primary(c.res, c.me());
-            let rest = c.span(Job::Work).rest();
-            if dirty { rest } else { 0 }.to_string()
+            // The dirty range counts too: it may be on the disk in part.
+            let dirty = c.v.snap.replay(c.res, c.me()).map_or(0, |r| r.dirty);
+            let is_primary = c.v.is_actual_primary(c.res, c.me());
+            let rest = if is_primary {
+                c.span(Job::Work).rest()
+            } else {
+                0
+            };
+            let is_writer = is_primary || c.v.is_designated(c.res, c.me());
+            rest.max(if is_writer { dirty } else { 0 }).to_string()
         }
         "replay-basenr" => c.progress().base_nr.to_string(),
         "summary-vector" => {

@@ -3,6 +3,7 @@ pub mod cluster;
 pub mod consistency;
 pub mod create;
 pub mod logs;
+pub mod macros;
 pub mod membership;
 pub mod positions;
 pub mod primary;
@@ -437,6 +438,22 @@ pub const COMMANDS: &[Command] = &[
         ResArg::Optional,
         "Show states; view-NAME shows one macro; --json for machines",
     ),
+    no_cluster(global(
+        "dump-macros",
+        "",
+        0,
+        0,
+        macros::dump_macros,
+        "Write the predefined macros as NAME.tpl into the current directory",
+    )),
+    no_cluster(global(
+        "dump-all-macros",
+        "",
+        0,
+        0,
+        macros::dump_all_macros,
+        "The same, with a wrapper for each primitive macro",
+    )),
     no_cluster(over(
         "systemd-trigger",
         |c, _| service::systemd_trigger(c, &[]),

@@ -1,10 +1,14 @@
 //! `view` and `view-MACRO` (marsadm-commands.md section 7).
+use crate::cmd::macros::{Shell, mounts, status_files};
 use crate::cmd::membership::names_or_none;
 use crate::ctx::Ctx;
+use crate::ctx::TIMEOUT_SECS;
 use crate::error::{Done, refuse, usage};
 use crate::out;
 use crate::plan::names;
-use mars_macro::{Machine, MacroError, Scope, evaluate, view_json, view_json_all};
+use mars_macro::{
+    Machine, MacroError, Scope, Variables, evaluate_text, evaluate_with, view_json, view_json_all,
+};
 use mars_policy::{View, split_brain};
 use mars_tree::{Key, ResName, Snapshot, Stamp};
 use std::path::Path;
@@ -15,6 +19,8 @@ pub fn machine(ctx: &Ctx, snap: &Snapshot) -> Machine {
         dev_dir: ctx.env.dev_dir.display().to_string(),
         root: ctx.env.root.display().to_string(),
         real_time: Stamp::real_time().secs(),
+        mounts: mounts(),
+        status_files: status_files(&ctx.env.root, snap),
         ..Machine::default()
     };
     for res in snap.resources() {
@@ -99,9 +105,36 @@ pub fn view(
     Ok(())
 }
 
+/// Predefined variables beside those that the facts give (macro-language.md 3.8).
+fn variables(ctx: &Ctx, snap: &Snapshot, name: &str) -> Variables {
+    let timeout = match ctx.opts.limit(TIMEOUT_SECS) {
+        Some(t) => t.as_secs().to_string(),
+        None => "-1".to_string(),
+    };
+    let ip = snap.text(&Key::Ip(ctx.me.clone())).unwrap_or_default();
+    [
+        ("cmd", name.to_string()),
+        ("ip", ip.to_string()),
+        ("timeout", timeout),
+        ("force", u8::from(ctx.opts.force).to_string()),
+        ("dry-run", u8::from(ctx.opts.dry_run).to_string()),
+    ]
+    .map(|(n, v)| (n.to_string(), v))
+    .into()
+}
+
 /// Everything that goes to stdout.
 fn text(frame: &Frame<'_>, name: &str, resources: Option<&[ResName]>, all: bool) -> Done<String> {
-    let eval = |name: &str, res: Option<&ResName>| evaluate(name, &frame.scope(res));
+    let variables = variables(frame.ctx, frame.view.snap, name);
+    let mut shell = Shell::new(frame.ctx);
+    let mut eval = |part: &str, res: Option<&ResName>| {
+        shell.res = res.cloned();
+        let scope = frame.scope(res);
+        match &frame.ctx.opts.macro_text {
+            Some(text) if part == name => evaluate_text(text, name, &scope, &variables, &mut shell),
+            _ => evaluate_with(part, &scope, &variables, &mut shell),
+        }
+    };
     let mut text = String::new();
     let Some(resources) = resources else {
         return match eval(name, None) {
@@ -113,9 +146,28 @@ fn text(frame: &Frame<'_>, name: &str, resources: Option<&[ResName]>, all: bool)
                 "{e}; name one, or all (known: {})",
                 names_or_none(frame.view.snap.resources())
             )),
+            Err(e @ MacroError::Language(_)) => refuse(e.to_string()),
             Err(e) => usage(e.to_string()),
         };
     };
+    // Header, global part and footer of a macro are there or not.
+    let mut optional = |part: &str, text: &mut String| match eval(&format!("{name}-{part}"), None) {
+        Ok(t) => {
+            add(text, &t);
+            Ok(true)
+        }
+        Err(MacroError::Unknown { .. } | MacroError::NeedsResource(_)) => Ok(false),
+        Err(e) => refuse(e.to_string()),
+    };
+    if all {
+        optional("header", &mut text)?;
+    }
+    let mut rest = String::new();
+    let mut is_known = false;
+    if all {
+        is_known = optional("global", &mut rest)?;
+        is_known |= optional("footer", &mut rest)?;
+    }
     for res in resources {
         match eval(name, Some(res)) {
             Ok(t) => {
@@ -130,18 +182,14 @@ fn text(frame: &Frame<'_>, name: &str, resources: Option<&[ResName]>, all: bool)
             Err(e) => return refuse(e.to_string()),
         }
     }
-    if all {
-        match eval(&format!("{name}-global"), None) {
-            Ok(t) => add(&mut text, &t),
-            // Most macros have no global part; then the macro must exist at least.
-            Err(MacroError::Unknown { .. }) if !resources.is_empty() => {}
-            Err(MacroError::Unknown { .. }) => match eval(name, None) {
-                Ok(_) | Err(MacroError::NeedsResource(_)) => {}
-                Err(e) => return usage(e.to_string()),
-            },
-            Err(e) => return refuse(e.to_string()),
+    if resources.is_empty() && !is_known {
+        // Without resources nothing was evaluated: the macro must exist all the same.
+        match eval(name, None) {
+            Ok(_) | Err(MacroError::NeedsResource(_) | MacroError::Language(_)) => {}
+            Err(e) => return usage(e.to_string()),
         }
     }
+    text.push_str(&rest);
     Ok(text)
 }
 

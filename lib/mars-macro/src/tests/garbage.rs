@@ -4,7 +4,7 @@ use mars_tree::{Link, Stamp, Value};
 use proptest::prelude::*;
 
 fn ask_everything(w: &World) {
-    for name in primitive_names().into_iter().chain(standard_names()) {
+    for name in primitive_names().into_iter().chain(predefined_names()) {
         let _ = evaluate(name, &w.scope());
     }
     assert_eq!(super::schema::check_all(w), Ok(()));

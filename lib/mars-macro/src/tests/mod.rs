@@ -33,6 +33,8 @@ impl World {
                 dev_dir: "/dev/mars".into(),
                 root: "/mars".into(),
                 real_time: fixtures::NOW.secs(),
+                mounts: vec![],
+                status_files: vec![],
             },
             verbose: 0,
             args: vec![],
@@ -69,6 +71,7 @@ impl World {
     }
     /// `view-NAME`.
     pub fn view(&self, name: &str) -> String {
-        evaluate(name, &self.scope()).unwrap()
+        let text = evaluate(name, &self.scope()).unwrap();
+        text.strip_suffix('\n').unwrap_or(&text).to_string()
     }
 }

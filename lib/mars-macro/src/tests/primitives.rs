@@ -172,7 +172,7 @@ fn primitive_names_have_one_spelling_in_many_forms() {
 #[test]
 fn primitive_every_name_has_a_value() {
     let mut w = World::new(fixtures::steady(), "hostA");
-    for name in primitive_names().into_iter().chain(standard_names()) {
+    for name in primitive_names().into_iter().chain(predefined_names()) {
         w.args = match name {
             "does" | "todo" => vec!["attach".into()],
             "get-msg" => vec!["inf-sync".into()],

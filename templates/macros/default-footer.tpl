@@ -1,0 +1,1 @@
+# After all resources: nothing.

@@ -1,0 +1,2 @@
+# What concerns the whole host.
+%comminfo{}

@@ -1,0 +1,2 @@
+# Name, size, [replicas/hosts].
+%{res} %human-number{}{}{}{%resource-size{}} [%count-resource-members{}/%count-cluster-members{}]

@@ -1,0 +1,2 @@
+# The name that users of DRBD know.
+%diskstate{}

@@ -1,0 +1,2 @@
+# The actual primary.
+%if{%actual-primary{}}{%actual-primary{}}{-}

@@ -1,0 +1,2 @@
+# The designated primary.
+%if{%get-primary{}}{%get-primary{}}{(none)}

@@ -1,0 +1,7 @@
+# Progress of fetch and replay.
+\ \ \ \ \ replaying: %progress{20}{%replay-pos{}}{%fetch-pos{}}{%fetch-size{}}  %sprintf{%.2f}{%work-percent{}}%  \
+%subst{%subst{%human-number{}{/}{|}{%replay-pos{}}{%fetch-size{}}}{\\.[0-9]+}{}{g}}{^(.*)\\|(.*)$}{($1)$2}\
+\ \ logs: [%replay-lognr{}%if{%>{%fetch-lognr{}}{%replay-lognr{}}}{::%fetch-lognr{}}%if{%>{%work-lognr{}}{%fetch-lognr{}}}{..%work-lognr{}}\
+]\n\
+%fetch-line{}\n\
+%replay-line{}

@@ -1,0 +1,2 @@
+# The actual role.
+%if{%is-primary{}}{Primary}{Secondary}
