@@ -20,6 +20,9 @@ const ANEW_MAX: Duration = Duration::from_secs(300);
 /// A host whose metadata is older counts as dead.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// Shared with the watching thread.
+type Noted<T> = Arc<Mutex<Option<T>>>;
+
 /// Everything the client works with.
 pub struct Client<'a> {
     /// Surroundings.
@@ -33,12 +36,12 @@ pub struct Client<'a> {
     /// Local file.
     pub copy: Arc<Copy>,
     /// What is being fetched, for the watcher.
-    target: Arc<Mutex<Option<LogName>>>,
+    target: Noted<LogName>,
     peer: Option<Peer>,
     /// A log that ended at this length, according to its source.
     ended: Option<(LogName, u64)>,
     /// The finding of damage that was handled last, and when the next one may be.
-    handled: Option<Stamp>,
+    handled: Noted<Stamp>,
     anew_pause: Duration,
     anew_at: Instant,
     complaints: Once,
@@ -68,6 +71,18 @@ fn is_wanted(env: &HostEnv, tree: &Tree, res: &ResName, log: &LogName) -> anyhow
     Ok(plan(env, tree, &snap, res).is_ok_and(|p| p.log == *log))
 }
 
+/// Has replay found damage that nothing was done about yet? Then the copy is not worth being continued.
+fn is_damaged(
+    env: &HostEnv,
+    tree: &Tree,
+    res: &ResName,
+    handled: &Mutex<Option<Stamp>>,
+) -> anyhow::Result<bool> {
+    let snap = tree.snapshot_of(res)?;
+    let found = facts::damaged_log(&snap, res, &env.host).map(|(_, _, stamp)| stamp);
+    Ok(found.is_some() && found != *handled.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// Runs until stopped.
 pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
     let _lock = InstanceLock::acquire(&d.env, "fetch", Some(&res))?;
@@ -76,11 +91,12 @@ pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
     let watcher = Watcher::resource(&tree, &res)?;
     let ctl = Arc::new(Control::default());
     let copy = Arc::new(Copy::new(LivePage::open(&d.env.run_dir, res.as_str())?));
-    let target: Arc<Mutex<Option<LogName>>> = Arc::default();
+    let target: Noted<LogName> = Arc::default();
 
     let on_stop = Arc::clone(&ctl);
     d.stop.on_set(move || on_stop.stop());
-    start_watcher(d, &tree, &res, watcher, &ctl, &copy, &target)?;
+    let handled: Noted<Stamp> = Arc::default();
+    start_watcher(d, &tree, &res, watcher, &ctl, &copy, (&target, &handled))?;
     start_syncer(d, &tree, &res, &copy)?;
 
     let mut client = Client {
@@ -92,7 +108,7 @@ pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
         target,
         peer: None,
         ended: None,
-        handled: None,
+        handled,
         anew_pause: ANEW_MIN,
         anew_at: Instant::now(),
         complaints: Once::default(),
@@ -113,10 +129,11 @@ fn start_watcher(
     watcher: Watcher,
     ctl: &Arc<Control>,
     copy: &Arc<Copy>,
-    target: &Arc<Mutex<Option<LogName>>>,
+    (target, handled): (&Noted<LogName>, &Noted<Stamp>),
 ) -> anyhow::Result<()> {
     let (env, tree, res, stop) = (d.env.clone(), tree.clone(), res.clone(), d.stop.clone());
-    let (ctl, copy, target) = (Arc::clone(ctl), Arc::clone(copy), Arc::clone(target));
+    let (ctl, copy) = (Arc::clone(ctl), Arc::clone(copy));
+    let (target, handled) = (Arc::clone(target), Arc::clone(handled));
     spawn("watch", move || {
         let unwanted = || {
             let target = target
@@ -124,7 +141,9 @@ fn start_watcher(
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
             target.map_or(Ok(false), |log| {
-                Ok(!copy.is_current() || !is_wanted(&env, &tree, &res, &log)?)
+                Ok(!copy.is_current()
+                    || !is_wanted(&env, &tree, &res, &log)?
+                    || is_damaged(&env, &tree, &res, &handled)?)
             })
         };
         let relevant = |path: &str| is_relevant(path, &res, env.host.as_str());
@@ -307,11 +326,15 @@ impl Client<'_> {
                 }
             }
             // Interrupted, perhaps, because this log is not wanted any more: then no other source must be asked either.
-            if !self.copy.is_current() || !self.wants(&p.log)? {
+            if !self.copy.is_current() || !self.wants(&p.log)? || self.is_damaged()? {
                 return Ok(());
             }
         }
         Err(failed.unwrap_or_else(|| anyhow::anyhow!("{}: no source is known", p.log)))
+    }
+
+    fn is_damaged(&self) -> anyhow::Result<bool> {
+        is_damaged(&self.d.env, &self.tree, &self.res, &self.handled)
     }
 
     fn wants(&self, log: &LogName) -> anyhow::Result<bool> {
@@ -346,7 +369,10 @@ impl Client<'_> {
     ) -> anyhow::Result<Ended> {
         let (res, copy, d) = (self.res.clone(), Arc::clone(&self.copy), self.d);
         let tree = self.tree.clone();
-        let wanted = || is_wanted(&d.env, &tree, &res, log);
+        let handled = Arc::clone(&self.handled);
+        let wanted = || {
+            Ok(is_wanted(&d.env, &tree, &res, log)? && !is_damaged(&d.env, &tree, &res, &handled)?)
+        };
         let peer = self.connect(host, ip)?;
         // A change during the connecting interrupted nothing.
         if !wanted()? {
@@ -357,14 +383,22 @@ impl Client<'_> {
         peer.receive(best, &copy, wanted)
     }
 
+    fn handled_at(&self) -> Option<Stamp> {
+        *self.handled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Fetches a log anew that replay found damaged. `Some` = nothing else should be done for so long.
     fn mend(&mut self, snap: &Snapshot) -> anyhow::Result<Option<Duration>> {
         let me = self.d.env.host.clone();
         let Some((log, pos, stamp)) = facts::damaged_log(snap, &self.res, &me) else {
+            // It held: what comes later is another damage.
+            if Instant::now() > self.anew_at + self.anew_pause {
+                self.anew_pause = ANEW_MIN;
+            }
             return Ok(None);
         };
         // The own new copy was not looked at yet.
-        if self.handled == Some(stamp) {
+        if self.handled_at() == Some(stamp) {
             return Ok(None);
         }
         let now = Instant::now();
@@ -377,7 +411,7 @@ impl Client<'_> {
             match self.fetch_anew(&host, &ip, &log, pos) {
                 Ok(()) => {
                     tracing::info!("{log} was replaced by the copy of {host}");
-                    self.handled = Some(stamp);
+                    *self.handled.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
                     break;
                 }
                 Err(e) => {
@@ -391,6 +425,6 @@ impl Client<'_> {
         }
         self.anew_pause = (self.anew_pause * 2).min(ANEW_MAX);
         self.anew_at = Instant::now() + self.anew_pause;
-        Ok(self.handled.ne(&Some(stamp)).then_some(self.anew_pause))
+        Ok((self.handled_at() != Some(stamp)).then_some(self.anew_pause))
     }
 }

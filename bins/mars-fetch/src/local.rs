@@ -1,7 +1,11 @@
 //! The local copy: appending, and making durable beside receiving.
 //!
 //! One thread calls fdatasync again and again while bytes arrive: each call makes durable what came during the one before. So a
-//! trickle is published after one sync, and a flood is synced in large pieces, without stopping the receiver.
+//! trickle is published after one sync, and a flood is synced in large pieces, without stopping the receiver. During a flood that thread
+//! starts the write-out of each piece as soon as it is there, so that the disk is busy all the time and little is left to the sync.
+//!
+//! Buffered, not O_DIRECT: replay reads the same bytes from the page cache a moment later.
+use crate::sys;
 use mars_daemon::Rates;
 use mars_live::{FetchLive, LivePage};
 use mars_tree::LogName;
@@ -15,7 +19,9 @@ use std::time::{Duration, Instant};
 /// Received bytes may be ahead of durable ones by this much; then the receiver waits for the disk.
 const BEHIND_MAX: u64 = 128 << 20;
 /// While bytes are flooding in, a sync waits for this many (but never longer than [`GATHER`]).
-const GATHER_BYTES: u64 = 16 << 20;
+const GATHER_BYTES: u64 = 64 << 20;
+/// Write-out is started in pieces of this size.
+const PIECE: u64 = 4 << 20;
 const GATHER: Duration = Duration::from_millis(100);
 
 /// Opens the local copy for appending, creating it (0600) durably. Never through a link.
@@ -55,6 +61,8 @@ struct State {
     log_nr: u64,
     written: u64,
     durable: u64,
+    /// Write-out was started up to here.
+    started: u64,
     complete: bool,
     /// The receiver found the socket empty: sync now.
     hurry: bool,
@@ -92,7 +100,8 @@ impl Copy {
         let mut s = self.lock();
         s.file = Some(Arc::new(file));
         s.log_nr = u64::from(log.nr);
-        (s.written, s.durable, s.complete, s.failed) = (len, len, false, None);
+        (s.written, s.durable, s.started) = (len, len, len);
+        (s.complete, s.failed) = (false, None);
         self.publish(&s);
         Ok(len)
     }
@@ -238,9 +247,13 @@ impl Copy {
     }
 
     /// During a flood: a few larger syncs instead of many small ones.
-    fn gather<'a>(&self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn gather<'a>(&'a self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let until = Instant::now() + GATHER;
         while !s.hurry && !s.end && s.written - s.durable < GATHER_BYTES {
+            if s.written.saturating_sub(s.started) >= PIECE {
+                s = self.write_out(s);
+                continue;
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -248,6 +261,18 @@ impl Copy {
             s = self.wait(s, Some(left));
         }
         s
+    }
+
+    fn write_out<'a>(&'a self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        // Whole pieces: a page that is being written out must not be the one that is being filled.
+        let (from, to) = (s.started, s.written / PIECE * PIECE);
+        s.started = to.max(from);
+        let file = s.file.clone();
+        drop(s);
+        if let Some(f) = file.filter(|_| from < to) {
+            sys::start_writeout(&f, from, to);
+        }
+        self.lock()
     }
 }
 

@@ -9,6 +9,7 @@ mod proto;
 mod relevant;
 mod serve;
 mod source;
+mod sys;
 
 use clap::Parser;
 use mars_daemon::Daemon;

@@ -2,6 +2,7 @@
 use crate::facts::final_len;
 use crate::feed::{Feed, Section};
 use mars_live::{FetchLive, LogLive};
+use mars_log::valid_end;
 use mars_tree::{HostEnv, Key, LogName, ResName, Snapshot, Tree};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -30,6 +31,8 @@ pub struct Source {
     tree_seen: Option<u64>,
     /// Known to be durable because we called fdatasync.
     synced: u64,
+    /// What an own log without a logger was found to hold: file size, time of the last change and start of the search; end of the records.
+    scanned: Option<((u64, i64, i64, u64), u64)>,
 }
 
 /// Which live section speaks about a log.
@@ -60,6 +63,7 @@ impl Source {
             linked: 0,
             tree_seen: None,
             synced: 0,
+            scanned: None,
         })
     }
 
@@ -91,9 +95,11 @@ impl Source {
                 } else {
                     0
                 };
-                // No logger has spoken since the boot, or it was killed and replay has found out since where its log ends: the link
-                // knows more. What a recovery will keep is never less than the link says.
-                if self.linked > told {
+                if !mars_daemon::is_running(env, "logger", Some(&self.res)) {
+                    self.left_behind(told)?
+                } else if self.linked > told {
+                    // The logger has not come to say anything since the boot: the link knows more. What a recovery will keep is never
+                    // less than the link says.
                     self.synced_up_to(self.linked)?.max(told)
                 } else {
                     told
@@ -119,6 +125,25 @@ impl Source {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    /// What a logger that crashed, or was stopped, has left in its own log. Behind the length that was told there may be more records, all of
+    /// them history that a recovery will keep; then the zeros of a prepared tail, or a torn record: never given out.
+    fn left_behind(&mut self, told: u64) -> io::Result<u64> {
+        let meta = self.file.metadata()?;
+        let from = told.max(self.linked).min(meta.len());
+        let state = (meta.len(), meta.mtime(), meta.mtime_nsec(), from);
+        if let Some((seen, end)) = self.scanned
+            && seen == state
+        {
+            return Ok(end);
+        }
+        let end = valid_end(&self.file, from, meta.len())?;
+        // After looking: whatever was seen is durable now, also when a logger should have begun meanwhile.
+        self.file.sync_data()?;
+        self.synced = self.synced.max(end);
+        self.scanned = Some((state, end));
+        Ok(end)
     }
 
     /// Makes what is there durable, up to `limit`.

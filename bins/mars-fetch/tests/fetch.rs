@@ -149,6 +149,61 @@ fn without_logger_only_the_linked_length_is_served() {
     assert_eq!((got.len(), f.kind), (9000, 3));
 }
 
+/// What the server gives of log 1 of alpha, and what it calls durable.
+fn given(p: &Pair) -> (Vec<u8>, u64) {
+    let mut c = raw(&p.b, &p.a, UUID, "beta").unwrap();
+    want(&mut c, "data", "log-000000001-alpha", 0);
+    let (got, f) = data(&mut c);
+    assert_eq!(f.kind, 3);
+    (got, u64::from_le_bytes(f.body.try_into().unwrap()))
+}
+
+/// A log file may be longer than the log: zeros are written ahead of the end (prepared tail). They are no bytes of the log, whether the
+/// logger works, has crashed, or has not run since the boot.
+#[test]
+fn prepared_zeros_are_never_handed_out() {
+    let p = pair(NET);
+    let l = log(1, "alpha");
+    let (bytes, ops) = make_log(50, DISK, 7);
+    let end = |n: usize| ops[n - 1].1;
+    let link = |len: u64| {
+        p.both(|b| {
+            let key = Key::Version(res(), 1, "alpha".parse().unwrap());
+            b.set(key, next_version(&l, len, None));
+        });
+    };
+    let _serve = p.a.start(EXE, "serve");
+    // Opened, prepared, never written to.
+    p.a.write_log(&l, &vec![0; 1 << 20]);
+    assert!(given(&p) == (vec![], 0));
+
+    let mut file = bytes.clone();
+    file.resize(bytes.len() + (1 << 20), 0);
+    p.a.write_log(&l, &file);
+    link(end(10));
+    // After a boot: everything that a recovery will keep.
+    assert!(given(&p) == (bytes.clone(), end(50)));
+    // The logger works: what it says.
+    let told = LogLive {
+        log_nr: 1,
+        durable_len: end(20),
+        logged_len: end(50),
+        ..LogLive::default()
+    };
+    p.a.page().publish(&told);
+    let running = mars_daemon::InstanceLock::acquire(&p.a.env, "logger", Some(&res())).unwrap();
+    assert!(given(&p) == (bytes[..end(20) as usize].to_vec(), end(20)));
+    // It crashed; the end of the log is torn.
+    drop(running);
+    let torn = bytes.len() - 100;
+    file[torn..].fill(0);
+    p.a.write_log(&l, &file);
+    assert!(given(&p) == (bytes[..end(49) as usize].to_vec(), end(49)));
+    // It said more than the file holds: a file system that lost what was durable.
+    p.a.write_log(&l, &bytes[..end(5) as usize]);
+    assert!(given(&p) == (bytes[..end(5) as usize].to_vec(), end(5)));
+}
+
 /// Log 1 is finished with `len` bytes, log 2 exists.
 fn finish(p: &Pair, len: u64) {
     let alpha = p.a.name();

@@ -1,9 +1,9 @@
 //! What the front ends see.
-use crate::engine::{Engine, Exit, State};
+use crate::core::{Answer, Exit, LogStep};
+use crate::engine::{Engine, State, errno};
 use mars_front::{Backend, IoResult, Ticket};
 use std::io;
 use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 const SECTOR: usize = 512;
@@ -13,45 +13,33 @@ const PIECE: usize = 256 << 10;
 const ZERO_PIECE: u64 = 64 << 20;
 /// Reads up to this many sectors need no allocation for the map of what is buffered.
 const SMALL_READ: usize = 256;
-
-fn errno(e: &io::Error) -> i32 {
-    e.raw_os_error().unwrap_or(libc::EIO)
-}
+/// The encoding of one request in so many is timed.
+const ENCODE_SAMPLE: u64 = 16;
+/// How often one thread writes for others before it hands over to the log thread.
+const WRITE_ROUNDS: usize = 4;
 
 impl Engine {
     /// Waits until a write may be accepted. What this thread accepted before and did not `kick` yet is committed, so that waiting ends.
-    fn wait_room<'a>(&'a self, mut st: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while (st.paused || !st.core.has_room()) && st.exit != Exit::Now {
-            st.core.want_all_durable();
-            st.must_write = true;
-            self.wake_log(&mut st);
-            self.wake_writeback(&mut st);
-            st.room_waiters += 1;
-            st = self
-                .room_cv
-                .wait(st)
-                .unwrap_or_else(PoisonError::into_inner);
-            st.room_waiters -= 1;
+    /// `Err`: neither log nor disk takes anything.
+    fn wait_room<'a>(
+        &'a self,
+        mut st: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, i32> {
+        while !st.core.has_room() && st.core.exit() != Exit::Now {
+            if let Some(code) = st.core.refusal() {
+                return Err(code);
+            }
+            st.core.want_room();
+            self.wake(&mut st);
+            st = self.wait_for_room(st);
         }
-        st
+        Ok(st)
     }
 
     /// Tells the control loop that something happens, once per active period. Call without the lock.
     fn note_activity(&self, was_active: bool) {
         if !was_active {
             self.wake_control();
-        }
-    }
-
-    /// Wakes the write-back thread when there is reason.
-    fn after_accept(&self, st: &mut State, was_empty: bool) {
-        if st.core.chunk_len() > crate::core::CHUNK_SOFT && !st.must_write {
-            st.must_write = true;
-            self.wake_log(st);
-        }
-        // An empty buffer means that the thread sleeps without a timeout.
-        if st.writeback_sleeps && (was_empty || st.core.write_back_due() == crate::core::Due::Now) {
-            self.wake_writeback(st);
         }
     }
 
@@ -64,7 +52,7 @@ impl Engine {
         ticket: Ticket,
         mut put: impl FnMut(&mut State, u64, u64),
     ) {
-        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        let nr = self.counters.writes.fetch_add(1, Ordering::Relaxed);
         self.counters.write_bytes.fetch_add(len, Ordering::Relaxed);
         let mut answers = Vec::new();
         let mut at = 0;
@@ -72,18 +60,31 @@ impl Engine {
         loop {
             let n = piece.min(len - at);
             let mut st = self.lock();
-            if st.paused || !st.core.has_room() {
-                st = self.wait_room(st);
+            if !st.core.has_room() {
+                st = match self.wait_room(st) {
+                    Ok(st) => st,
+                    Err(code) => {
+                        answers.extend(ticket.take().map(|tag| Answer {
+                            tag,
+                            result: Err(code),
+                        }));
+                        break;
+                    }
+                };
             }
-            let was_empty = st.core.buffer().current().is_empty();
+            // Looking at the clock costs as much as a small part of what is measured here.
+            let begin = nr.is_multiple_of(ENCODE_SAMPLE).then(|| self.now());
             put(&mut st, at, n);
+            if let Some(begin) = begin {
+                self.stages.encode.add(self.now().saturating_sub(begin));
+            }
             at += n;
             if at >= len
                 && let Some(t) = ticket.take()
             {
                 st.core.answer_when_safe(fua, t, &mut answers);
             }
-            self.after_accept(&mut st, was_empty);
+            self.wake(&mut st);
             let was_active = std::mem::replace(&mut st.active, true);
             drop(st);
             self.note_activity(was_active);
@@ -91,7 +92,7 @@ impl Engine {
                 break;
             }
         }
-        self.deliver(answers);
+        self.deliver(&mut answers);
     }
 
     /// Reads what is buffered; calls `rest` for each range that is not, outside the lock.
@@ -140,6 +141,20 @@ impl Engine {
         Ok(true)
     }
 
+    /// Who reads is told; so are state and journal, once until the disk was written again.
+    fn read_failed(&self, e: &io::Error, pos: u64) -> i32 {
+        let code = errno(e);
+        let mut st = self.lock();
+        let is_news = st.core.disk_error() == 0;
+        st.core.read_failed(code);
+        self.wake(&mut st);
+        drop(st);
+        if is_news {
+            tracing::error!("reading the disk at {pos}: {e}");
+        }
+        code
+    }
+
     fn count_read(&self, len: usize) {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         self.counters
@@ -160,7 +175,7 @@ impl Backend for Engine {
     fn try_read(&self, pos: u64, buf: &mut [u8]) -> Result<bool, i32> {
         let done = self
             .read_with(pos, buf, |part, at| self.disk.try_read_at(part, at))
-            .map_err(|e| errno(&e))?;
+            .map_err(|e| self.read_failed(&e, pos))?;
         if done {
             self.count_read(buf.len());
         }
@@ -173,7 +188,7 @@ impl Backend for Engine {
             self.disk.read_at(part, at).map(|()| true)
         })
         .map(|_| ())
-        .map_err(|e| errno(&e))
+        .map_err(|e| self.read_failed(&e, pos))
     }
 
     fn write(&self, pos: u64, data: &[u8], fua: bool, ticket: Ticket) {
@@ -197,27 +212,48 @@ impl Backend for Engine {
         let mut st = self.lock();
         st.core.answer_when_safe(true, ticket, &mut answers);
         drop(st);
-        self.deliver(answers);
+        self.deliver(&mut answers);
     }
 
     fn kick(&self) {
         let mut answers = Vec::new();
         let mut st = self.lock();
         st.core.commit(&mut answers);
-        if !st.core.is_emergency() {
-            if self.strict {
-                if st.core.wants_write() || st.core.wants_sync() {
-                    self.wake_log(&mut st);
+        if !self.strict {
+            // The thread that commits writes, unless somebody else does; bounded, the rest goes to the log thread.
+            for _ in 0..WRITE_ROUNDS {
+                if !st.core.must_write() {
+                    break;
                 }
-            } else {
-                st = self.write_out(st);
-                if st.core.wants_sync() {
-                    self.wake_log(&mut st);
+                let Some(chunk) = st.core.take_chunk() else {
+                    break;
+                };
+                self.wake(&mut st);
+                drop(st);
+                st = self.do_log_step(LogStep::Append(chunk), &mut answers);
+                if !answers.is_empty() && st.core.must_write() {
+                    drop(st);
+                    self.deliver(&mut answers);
+                    st = self.lock();
                 }
             }
         }
+        // Alone: nobody else's request has to wait for this one, and no other thread need be woken.
+        for _ in 0..2 {
+            if !st.core.is_alone() {
+                break;
+            }
+            match st.core.next_log_step() {
+                LogStep::Sleep | LogStep::End => break,
+                step => {
+                    drop(st);
+                    st = self.do_log_step(step, &mut answers);
+                }
+            }
+        }
+        self.wake(&mut st);
         drop(st);
-        self.deliver(answers);
+        self.deliver(&mut answers);
     }
 
     fn opened(&self) -> IoResult {

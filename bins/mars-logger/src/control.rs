@@ -71,6 +71,10 @@ struct Progress {
     openers: Option<u64>,
     /// The front end may see other users than before.
     recount: bool,
+    /// The engine has news.
+    woken: bool,
+    /// When to look at the engine next.
+    tick_at: Instant,
     counted_at: Instant,
     /// Not to be taken away before; set while somebody uses the device whom nobody can see.
     leave_at: Option<Instant>,
@@ -94,6 +98,8 @@ impl Control<'_> {
             rates_zero: true,
             openers: None,
             recount: true,
+            woken: true,
+            tick_at: now,
             counted_at: now,
             leave_at: None,
             leave_pause: LEAVE_PAUSE,
@@ -122,7 +128,13 @@ impl Control<'_> {
             if self.leave(&mut p)? {
                 return Ok(Ended::NotDesignated);
             }
-            let mut timeout = self.tick(&mut p, &status);
+            // The links that are written here wake this loop, too: without a pause between two ticks it would chase its own events.
+            let now = Instant::now();
+            if std::mem::take(&mut p.woken) || now >= p.tick_at {
+                let pause = self.tick(&mut p, &status);
+                p.tick_at = now + pause;
+            }
+            let mut timeout = p.tick_at.saturating_duration_since(now);
             if let Some(at) = p.leave_at {
                 timeout = timeout.min(at.saturating_duration_since(Instant::now()));
             }
@@ -200,6 +212,7 @@ impl Control<'_> {
         p.recount |= ready(2);
         if wake {
             self.waker.drain();
+            p.woken = true;
         }
         if !tree {
             return Ok(false);

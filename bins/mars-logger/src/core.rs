@@ -1,28 +1,37 @@
-//! The decisions of the logger: what is encoded where, who may be answered after which event, what is written back when.
+//! The logger as a state machine: what is encoded where, which I/O is to be done next, who may be answered after which event.
 //!
-//! No I/O, no threads, no clock (time comes in as a duration since some start). The engine around it does what it says and
-//! reports what happened; a simulation can drive it the same way.
+//! No I/O, no threads, no clock (time comes in as a duration since some start). Every write to a log or to the disk, every flush and every
+//! commit of links is a *step*: [`Core::next_log_step`] and [`Core::next_disk_step`] hand it out, [`Core::log_done`] and
+//! [`Core::disk_done`] are told the result. The threads of the engine only carry steps out, and so does a simulation in one thread.
+//!
+//! Two sides, each with at most one step of a kind under way: the log side (append, sync, change to the next log) and the disk side (links,
+//! write-back, cutting the log, resuming). An append and a sync may be under way at the same time.
 //!
 //! Positions are *sequence offsets*: bytes of log since the start of the engine, over all log files. A [`Segment`] maps them to a log
 //! file. `accepted >= written >= durable >= written_back` holds at any time while logging.
-use mars_disk::{DirtyBuffer, Generation};
+mod disk_side;
+mod log_side;
+
+use disk_side::Frozen;
+pub use disk_side::{DiskStep, Due};
+pub use log_side::{Chunk, LogStep, SyncJob};
+use mars_disk::DirtyBuffer;
 use mars_log::{EncodeOptions, MAX_PAYLOAD_V1, MAX_ZERO_RECORD, encode_write, encode_zeroes};
 use mars_tree::{LogName, Stamp};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Writers wait while more than this is encoded and not yet handed to the kernel.
 pub const CHUNK_MAX: usize = 4 << 20;
-/// The log thread is woken without waiting for `kick` when that much is encoded.
+/// The log side writes without waiting for `commit` when that much is encoded.
 pub const CHUNK_SOFT: usize = 1 << 20;
-/// A generation is written back at the latest when it covers that much log, so that recovery stays short.
-const GENERATION_LOG_MAX: u64 = 256 << 20;
 /// Device region that no record crosses.
 const REGION: u64 = 65536;
 static ZEROS: [u8; MAX_PAYLOAD_V1] = [0; MAX_PAYLOAD_V1];
 /// Capacity that an idle engine keeps in its chunk buffers.
 const IDLE_CAPACITY: usize = 64 << 10;
+/// Write-back begins when nothing was accepted for this part of the age.
+const IDLE_PART: u32 = 5;
 
 /// A log file's place in the sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,35 +58,27 @@ pub struct LogPos {
     pub pos: u64,
 }
 
-/// Encoded records on their way to the kernel.
-#[derive(Debug)]
-pub struct Chunk {
-    /// The bytes.
-    pub bytes: Vec<u8>,
-    end: u64,
-}
-
-/// A frozen generation on its way to the disk.
-#[derive(Debug)]
-pub struct WriteBack {
-    /// What to write.
-    pub generation: Arc<Generation>,
-    /// Everything before is on the disk.
-    pub from: LogPos,
-    /// Log bytes that the generation covers.
-    pub dirty: u64,
-    end: u64,
-}
-
-/// When to write back.
+/// A request that may be answered now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// At once.
+pub struct Answer<T> {
+    /// Which.
+    pub tag: T,
+    /// `Err` with a positive errno only when its data can be made durable nowhere.
+    pub result: Result<(), i32>,
+}
+
+/// How a step ended; the error is a positive errno.
+pub type StepResult = Result<(), i32>;
+
+/// How the engine ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// Not at all.
+    No,
+    /// When everything is written back; on disk errors when it is in the log.
+    Drained,
+    /// At once, as a crash would (tests).
     Now,
-    /// At this time, if nothing happens before.
-    At(Duration),
-    /// When something is written.
-    Never,
 }
 
 /// Settings.
@@ -91,8 +92,19 @@ pub struct CoreConfig {
     pub encode: EncodeOptions,
     /// Write-back starts at this age at the latest.
     pub age: Duration,
+    /// Write-back starts early enough that recovery finds about this much log to apply at most.
+    pub recovery_limit: u64,
     /// Zeros may be logged as LZ4 records of up to 32256 bytes; otherwise they are logged as data.
     pub zeroes_packed: bool,
+}
+
+/// Logging stopped.
+#[derive(Clone, Copy, Debug)]
+struct Emergency {
+    /// End of the valid log.
+    cut: u64,
+    /// The log is cut and the hole is made: unlogged data may reach the disk.
+    is_ready: bool,
 }
 
 /// The state. `T` is what is handed back when a request may be answered.
@@ -102,9 +114,14 @@ pub struct Core<T> {
     buffer: DirtyBuffer,
     chunk: Vec<u8>,
     spare: Vec<u8>,
-    /// Records of the old log, while a rotation waits for them to become durable.
+    /// When the oldest record of `chunk` was encoded.
+    chunk_since: Duration,
+    /// Records of the old log that are not handed to the kernel yet, during a rotation.
     tail: Vec<u8>,
+    /// End of the old log, while a rotation waits for it to become durable.
     rotating: Option<u64>,
+    /// The log for the next rotation, wanted and not begun.
+    next: Option<LogName>,
     seq: u32,
     /// The log before the current one, until everything in it is written back. A second rotation cannot begin before that.
     older: Option<Segment>,
@@ -114,13 +131,38 @@ pub struct Core<T> {
     durable: u64,
     written_back: u64,
     want_durable: u64,
-    frozen_end: Option<u64>,
+    /// The log side shall write although nobody waits for durability.
+    must_write: bool,
+    appending: bool,
+    appending_bytes: usize,
+    syncing: bool,
+    switching: bool,
+    frozen: Option<Frozen>,
+    /// The write-back position moved and is not published yet.
+    position_due: bool,
+    disk_busy: bool,
     dirty_since: Option<Duration>,
+    last_accepted: Duration,
     demand: bool,
     wait_written: VecDeque<(u64, T)>,
     wait_durable: VecDeque<(u64, T)>,
-    /// Set while nothing is logged: end of the valid log.
-    emergency: Option<u64>,
+    emergency: Option<Emergency>,
+    /// Logging shall stop for this reason as soon as a rotation under way is over.
+    stop_logging: bool,
+    /// Logging goes on in this log as soon as everything is on the disk. New writes wait meanwhile.
+    resuming: Option<LogName>,
+    disk_error: i32,
+    /// A place of the disk could not be read; forgotten when a write-back succeeds.
+    read_error: i32,
+    told_disk_error: i32,
+    /// Failures in a row.
+    disk_failures: u32,
+    /// Not before this is write-back tried again.
+    retry_at: Duration,
+    pause: Duration,
+    /// Bytes of the current log that the page cache need not keep.
+    forgotten: u64,
+    exit: Exit,
 }
 
 impl<T> Core<T> {
@@ -131,8 +173,10 @@ impl<T> Core<T> {
             buffer: DirtyBuffer::new(),
             chunk: Vec::new(),
             spare: Vec::new(),
+            chunk_since: Duration::ZERO,
             tail: Vec::new(),
             rotating: None,
+            next: None,
             seq: 0,
             older: None,
             current: Segment { log, start: 0 },
@@ -141,20 +185,58 @@ impl<T> Core<T> {
             durable: 0,
             written_back: 0,
             want_durable: 0,
-            frozen_end: None,
+            must_write: false,
+            appending: false,
+            appending_bytes: 0,
+            syncing: false,
+            switching: false,
+            frozen: None,
+            position_due: false,
+            disk_busy: false,
             dirty_since: None,
+            last_accepted: Duration::ZERO,
             demand: false,
             wait_written: VecDeque::new(),
             wait_durable: VecDeque::new(),
             emergency: None,
+            stop_logging: false,
+            resuming: None,
+            disk_error: 0,
+            read_error: 0,
+            told_disk_error: 0,
+            disk_failures: 0,
+            retry_at: Duration::ZERO,
+            pause: Duration::ZERO,
+            forgotten: 0,
+            exit: Exit::No,
         }
     }
 
     // ---- accepting -------------------------------------------------------------------------------------------------------
 
-    /// May a write be accepted now? Otherwise the caller waits until something became durable or was written back.
+    /// May a write be accepted now? Otherwise the caller calls [`Core::want_room`] and waits until something became durable or was
+    /// written back.
     pub fn has_room(&self) -> bool {
-        self.chunk.len() <= CHUNK_MAX && self.buffer.memory() <= self.config.limit
+        self.resuming.is_none()
+            && self.chunk.len() <= CHUNK_MAX
+            && self.buffer.memory() + self.log_memory() <= self.config.limit
+    }
+
+    /// Memory of what is encoded, as far as it counts against the limit of the buffer: never so much that nothing else has room.
+    fn log_memory(&self) -> usize {
+        let bytes = self.chunk.capacity() + self.spare.capacity() + self.tail.capacity();
+        (bytes + self.appending_bytes).min(self.config.limit / 8)
+    }
+
+    /// Somebody waits for room: what was accepted and not committed yet is committed, so that waiting ends.
+    pub fn want_room(&mut self) {
+        self.want_durable = self.accepted;
+        self.must_write = true;
+    }
+
+    /// Neither log nor disk takes anything: a write that finds no room is refused with this errno.
+    pub fn refusal(&self) -> Option<i32> {
+        (self.emergency.is_some() && self.has_given_up()).then_some(self.disk_error)
     }
 
     /// Encodes and buffers one piece of a write.
@@ -163,6 +245,7 @@ impl<T> Core<T> {
         if self.emergency.is_some() {
             self.accepted += data.len() as u64;
         } else {
+            self.begin_chunk(now);
             let mut at = pos;
             let mut rest = data;
             while !rest.is_empty() {
@@ -177,7 +260,7 @@ impl<T> Core<T> {
                 rest = tail;
             }
         }
-        self.dirty_since.get_or_insert(now);
+        self.accepted_something(now);
     }
 
     /// Encodes and buffers one piece of a write-zeroes.
@@ -186,6 +269,7 @@ impl<T> Core<T> {
         if self.emergency.is_some() {
             self.accepted += len;
         } else {
+            self.begin_chunk(now);
             let end = pos.saturating_add(len);
             let mut at = pos;
             while at < end {
@@ -210,16 +294,33 @@ impl<T> Core<T> {
                 at += n;
             }
         }
+        self.accepted_something(now);
+    }
+
+    fn begin_chunk(&mut self, now: Duration) {
+        if self.chunk.is_empty() {
+            self.chunk_since = now;
+        }
+    }
+
+    fn accepted_something(&mut self, now: Duration) {
         self.dirty_since.get_or_insert(now);
+        self.last_accepted = now;
+        if self.chunk.len() > CHUNK_SOFT {
+            self.must_write = true;
+        }
     }
 
     /// The request that ends here is answered when it is safe: a write by the durability mode, or (`durable`: FUA, FLUSH) when everything
     /// accepted so far is durable. It may come back at once through `out`.
-    pub fn answer_when_safe(&mut self, durable: bool, tag: T, out: &mut Vec<T>) {
+    pub fn answer_when_safe(&mut self, durable: bool, tag: T, out: &mut Vec<Answer<T>>) {
         let at = self.accepted;
         if durable || self.config.strict {
             if self.durable >= at {
-                out.push(tag);
+                out.push(Answer {
+                    tag,
+                    result: Ok(()),
+                });
             } else {
                 self.wait_durable.push_back((at, tag));
                 if durable {
@@ -227,21 +328,31 @@ impl<T> Core<T> {
                 }
             }
         } else if self.written >= at {
-            out.push(tag);
+            out.push(Answer {
+                tag,
+                result: Ok(()),
+            });
         } else {
             self.wait_written.push_back((at, tag));
         }
     }
 
-    /// The front end has handed over everything: in strict mode all of it shall become durable.
-    pub fn commit(&mut self, out: &mut Vec<T>) {
+    /// The front end has handed over everything: in strict mode all of it shall become durable, otherwise it shall be written.
+    pub fn commit(&mut self, out: &mut Vec<Answer<T>>) {
         if self.config.strict {
             self.want_durable = self.accepted;
         } else if self.emergency.is_some() {
             // A volatile cache: what is buffered counts as written.
             self.written = self.accepted;
             self.pop_written(out);
+        } else if !self.wait_written.is_empty() {
+            self.must_write = true;
         }
+    }
+
+    /// Something is to be written that nobody else is writing.
+    pub fn must_write(&self) -> bool {
+        self.must_write
     }
 
     /// Everything accepted so far shall become durable.
@@ -249,250 +360,30 @@ impl<T> Core<T> {
         self.want_durable = self.accepted;
     }
 
-    // ---- logging ---------------------------------------------------------------------------------------------------------
-
-    /// Bytes encoded and not yet taken (of the current log).
-    pub fn chunk_len(&self) -> usize {
-        self.chunk.len()
-    }
-
-    /// Somebody waits for durability of more than what was handed to the kernel.
-    pub fn wants_write(&self) -> bool {
-        self.emergency.is_none() && self.want_durable > self.written && !self.chunk.is_empty()
-    }
-
-    /// Somebody waits for an fdatasync that would help.
-    pub fn wants_sync(&self) -> bool {
-        self.emergency.is_none() && self.want_durable > self.durable && self.written > self.durable
-    }
-
-    /// Takes what is to be appended to the current log. Nothing while a rotation is under way.
-    pub fn take_chunk(&mut self) -> Option<Chunk> {
-        if self.chunk.is_empty() || self.rotating.is_some() || self.emergency.is_some() {
-            return None;
-        }
-        let bytes = std::mem::replace(&mut self.chunk, std::mem::take(&mut self.spare));
-        Some(Chunk {
-            bytes,
-            end: self.accepted,
-        })
-    }
-
-    /// The chunk was appended.
-    pub fn appended(&mut self, chunk: Chunk, out: &mut Vec<T>) {
-        let Chunk { mut bytes, end } = chunk;
-        bytes.clear();
-        if self.spare.capacity() < bytes.capacity() {
-            self.spare = bytes;
-        }
-        if self.emergency.is_none() {
-            self.written = self.written.max(end);
-            self.pop_written(out);
-        }
-    }
-
-    /// What an fdatasync that starts now will make durable.
-    pub fn sync_target(&self) -> u64 {
-        self.written
-    }
-
-    /// An fdatasync that started when `sync_target` was `target` succeeded.
-    pub fn synced(&mut self, target: u64, out: &mut Vec<T>) {
-        if self.emergency.is_none() {
-            self.durable = self.durable.max(target);
-            self.pop_durable(out);
-        }
-    }
-
-    fn pop_written(&mut self, out: &mut Vec<T>) {
-        pop_until(&mut self.wait_written, self.written, out);
-    }
-
-    fn pop_durable(&mut self, out: &mut Vec<T>) {
-        pop_until(&mut self.wait_durable, self.durable, out);
-    }
-
-    // ---- write-back ------------------------------------------------------------------------------------------------------
-
     /// Write back without waiting for age or size.
     pub fn demand_write_back(&mut self) {
+        self.demand = !self.buffer.current().is_empty();
+    }
+
+    /// Says how to end.
+    pub fn end(&mut self, how: Exit) {
+        self.exit = how;
+        self.want_durable = self.accepted;
+        self.must_write = true;
         self.demand = true;
     }
 
-    /// When should the current generation be frozen?
-    pub fn write_back_due(&self) -> Due {
-        let current = self.buffer.current();
-        if self.buffer.is_freezing() || current.is_empty() || self.rotating.is_some() {
-            return Due::Never;
-        }
-        let start = self.written_back;
-        if self.demand
-            || self.emergency.is_some()
-            || current.memory() > self.config.limit / 2
-            || self.accepted - start > GENERATION_LOG_MAX
-        {
-            return Due::Now;
-        }
-        match self.dirty_since {
-            Some(t) => Due::At(t.saturating_add(self.config.age)),
-            None => Due::Now,
-        }
+    /// How it shall end.
+    pub fn exit(&self) -> Exit {
+        self.exit
     }
 
-    /// Freezes the current generation; not during a rotation, when its log is not the one of the write-back position. It may be written as soon as [`Core::may_write_back`].
-    pub fn freeze(&mut self) -> Option<WriteBack> {
-        if self.rotating.is_some() {
-            return None;
-        }
-        let generation = self.buffer.freeze()?;
-        self.dirty_since = None;
-        self.demand = false;
-        let end = self.accepted;
-        self.want_durable = end;
-        self.frozen_end = Some(end);
-        let from = self.write_back_pos();
-        let valid_end = self.emergency.map_or(end, |cut| end.min(cut));
-        Some(WriteBack {
-            generation,
-            from,
-            dirty: valid_end.saturating_sub(self.written_back),
-            end,
-        })
+    fn pop_written(&mut self, out: &mut Vec<Answer<T>>) {
+        pop_until(&mut self.wait_written, self.written, Ok(()), out);
     }
 
-    /// The frozen generation is durable in the log (or there is no log any more).
-    pub fn may_write_back(&self) -> bool {
-        self.emergency.is_some() || self.frozen_end.is_none_or(|end| self.durable >= end)
-    }
-
-    /// A frozen generation exists and may be written.
-    pub fn frozen_is_ready(&self) -> bool {
-        self.frozen_end.is_some() && self.may_write_back()
-    }
-
-    /// The frozen generation is on the disk and flushed.
-    pub fn wrote_back(&mut self, w: WriteBack, out: &mut Vec<T>) {
-        self.frozen_end = None;
-        self.written_back = w.end;
-        if self.emergency.is_some() {
-            self.durable = self.durable.max(w.end);
-            self.written = self.written.max(w.end);
-            self.pop_written(out);
-            self.pop_durable(out);
-        }
-        self.leave_older();
-        self.buffer.release_frozen();
-        if let Some(generation) = Arc::into_inner(w.generation) {
-            self.buffer.recycle(generation, self.config.limit / 2);
-        }
-    }
-
-    fn leave_older(&mut self) {
-        if self.rotating.is_none() && self.written_back >= self.current.start {
-            self.older = None;
-        }
-    }
-
-    /// Is there a generation that is, or is about to be, on its way to the disk?
-    pub fn is_freezing(&self) -> bool {
-        self.buffer.is_freezing()
-    }
-
-    /// Everything before is on the disk.
-    pub fn write_back_pos(&self) -> LogPos {
-        let at = self
-            .emergency
-            .map_or(self.written_back, |cut| self.written_back.min(cut));
-        // The border of two logs belongs to the older one until that is left.
-        self.older.as_ref().unwrap_or(&self.current).at(at)
-    }
-
-    // ---- rotation --------------------------------------------------------------------------------------------------------
-
-    /// A rotation may begin only between two generations: a generation that covered two logs could not be described by one replay link.
-    pub fn may_rotate(&self) -> bool {
-        !self.buffer.is_freezing() && self.rotating.is_none() && self.emergency.is_none()
-    }
-
-    /// From now on records go to `next`. Freezes the current generation, if there is anything in it.
-    pub fn begin_rotation(&mut self, next: LogName) -> Option<WriteBack> {
-        let w = self.freeze();
-        let next = Segment {
-            log: next,
-            start: self.accepted,
-        };
-        self.older = Some(std::mem::replace(&mut self.current, next));
-        self.tail = std::mem::take(&mut self.chunk);
-        self.seq = 0;
-        self.rotating = Some(self.accepted);
-        w
-    }
-
-    /// A rotation waits for the old log to be finished.
-    pub fn is_rotating(&self) -> bool {
-        self.rotating.is_some()
-    }
-
-    /// The rest of the old log.
-    pub fn take_tail(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.tail)
-    }
-
-    /// Old log and its final length, new log.
-    pub fn rotation(&self) -> Option<(LogPos, LogName)> {
-        let boundary = self.rotating?;
-        let old = self.older.as_ref()?;
-        Some((old.at(boundary), self.current.log.clone()))
-    }
-
-    /// The old log is complete and durable, the new one is open.
-    pub fn rotated(&mut self, out: &mut Vec<T>) {
-        if let Some(boundary) = self.rotating.take() {
-            self.written = self.written.max(boundary);
-            self.durable = self.durable.max(boundary);
-            self.pop_written(out);
-            self.pop_durable(out);
-            self.leave_older();
-        }
-    }
-
-    // ---- emergency -------------------------------------------------------------------------------------------------------
-
-    /// Logging is impossible. Nothing that is not durable yet will become so through the log; everything goes to the disk from now on, and is
-    /// answered from there. Returns the end of the valid log.
-    pub fn enter_emergency(&mut self) -> LogPos {
-        self.emergency = Some(self.durable);
-        self.rotating = None;
-        self.tail = Vec::new();
-        self.chunk = Vec::new();
-        self.spare = Vec::new();
-        // A new log in which nothing is durable does not count.
-        if self.durable <= self.current.start
-            && let Some(older) = self.older.take()
-        {
-            self.current = older;
-        }
-        self.current.at(self.durable)
-    }
-
-    /// Is nothing logged?
-    pub fn is_emergency(&self) -> bool {
-        self.emergency.is_some()
-    }
-
-    /// Logging goes on in `log`. Only when the buffer is empty and nobody waits.
-    pub fn leave_emergency(&mut self, log: LogName) {
-        debug_assert!(self.buffer.is_empty());
-        self.emergency = None;
-        self.seq = 0;
-        self.written = self.accepted;
-        self.durable = self.accepted;
-        self.written_back = self.accepted;
-        self.older = None;
-        self.current = Segment {
-            log,
-            start: self.accepted,
-        };
+    fn pop_durable(&mut self, out: &mut Vec<Answer<T>>) {
+        pop_until(&mut self.wait_durable, self.durable, Ok(()), out);
     }
 
     // ---- looking ---------------------------------------------------------------------------------------------------------
@@ -502,9 +393,11 @@ impl<T> Core<T> {
         &self.buffer
     }
 
-    /// Nothing is buffered, nothing waits to become durable.
+    /// Nothing is buffered, nothing waits to become durable, all positions are published.
     pub fn is_drained(&self) -> bool {
-        self.buffer.is_empty() && (self.emergency.is_some() || self.durable == self.accepted)
+        self.buffer.is_empty()
+            && !self.position_due
+            && (self.emergency.is_some() || self.durable == self.accepted)
     }
 
     /// Everything accepted is durable.
@@ -515,6 +408,13 @@ impl<T> Core<T> {
     /// Bytes accepted since the start (sequence offset).
     pub fn accepted(&self) -> u64 {
         self.accepted
+    }
+
+    /// Everything before is on the disk.
+    pub fn write_back_pos(&self) -> LogPos {
+        let at = self.valid(self.written_back);
+        // The border of two logs belongs to the older one until that is left.
+        self.older.as_ref().unwrap_or(&self.current).at(at)
     }
 
     /// The log that records become durable in, with its durable length. While a rotation is under way this is the old log.
@@ -528,11 +428,20 @@ impl<T> Core<T> {
     }
 
     fn newest(&self, at: u64) -> LogPos {
-        let at = self.emergency.map_or(at, |cut| at.min(cut));
+        self.writing().at(self.valid(at))
+    }
+
+    /// The log that is written now.
+    fn writing(&self) -> &Segment {
         match &self.older {
-            Some(older) if self.rotating.is_some() => older.at(at),
-            _ => self.current.at(at),
+            Some(older) if self.rotating.is_some() => older,
+            _ => &self.current,
         }
+    }
+
+    /// Nothing behind the cut of an emergency is in a log.
+    fn valid(&self, at: u64) -> u64 {
+        self.emergency.map_or(at, |e| at.min(e.cut))
     }
 
     /// Bytes accepted into the newest log.
@@ -543,6 +452,40 @@ impl<T> Core<T> {
     /// The newest log.
     pub fn newest_log(&self) -> &LogName {
         &self.current.log
+    }
+
+    /// Is nothing logged?
+    pub fn is_emergency(&self) -> bool {
+        self.emergency.is_some()
+    }
+
+    /// May logging be resumed (see [`Core::resume`])?
+    pub fn may_resume(&self) -> bool {
+        self.emergency.is_some_and(|e| e.is_ready) && self.resuming.is_none()
+    }
+
+    /// Logging is about to go on.
+    pub fn is_resuming(&self) -> bool {
+        self.resuming.is_some()
+    }
+
+    /// A rotation is wanted or under way.
+    pub fn is_rotating(&self) -> bool {
+        self.rotating.is_some() || self.next.is_some()
+    }
+
+    /// Errno of the data disk, 0 = fine.
+    pub fn disk_error(&self) -> i32 {
+        if self.disk_error == 0 {
+            self.read_error
+        } else {
+            self.disk_error
+        }
+    }
+
+    /// Somebody who read the disk got this errno.
+    pub fn read_failed(&mut self, code: i32) {
+        self.read_error = code;
     }
 
     /// Requests that wait for an answer.
@@ -561,9 +504,14 @@ impl<T> Core<T> {
     }
 }
 
-fn pop_until<T>(queue: &mut VecDeque<(u64, T)>, reached: u64, out: &mut Vec<T>) {
+fn pop_until<T>(
+    queue: &mut VecDeque<(u64, T)>,
+    reached: u64,
+    result: StepResult,
+    out: &mut Vec<Answer<T>>,
+) {
     while queue.front().is_some_and(|(at, _)| *at <= reached) {
-        out.extend(queue.pop_front().map(|(_, tag)| tag));
+        out.extend(queue.pop_front().map(|(_, tag)| Answer { tag, result }));
     }
 }
 

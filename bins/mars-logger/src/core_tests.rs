@@ -1,11 +1,14 @@
-//! The core alone, driven by random events as the engine would drive it.
+//! Single decisions of the core, step by step. `sim_tests` drives it with random events against a model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+use super::disk_side::GIVE_UP;
 use super::*;
-use mars_log::{Payload, Scan, ScanLimits, Scanner};
-use proptest::prelude::*;
-use std::collections::BTreeMap;
+use mars_log::{Scan, ScanLimits, Scanner};
+
+#[path = "sim_tests.rs"]
+mod sim_tests;
 
 const SECOND: Duration = Duration::from_secs(1);
+const OK: Result<(), i32> = Ok(());
 
 fn log(nr: u32) -> LogName {
     LogName {
@@ -14,52 +17,107 @@ fn log(nr: u32) -> LogName {
     }
 }
 
-fn core(strict: bool, limit: usize) -> Core<u32> {
-    let config = CoreConfig {
+fn at(nr: u32, pos: u64) -> LogPos {
+    LogPos { log: log(nr), pos }
+}
+
+fn config(strict: bool, limit: usize) -> CoreConfig {
+    CoreConfig {
         strict,
         limit,
         encode: EncodeOptions::default(),
-        age: SECOND,
+        age: 5 * SECOND,
+        recovery_limit: 1 << 30,
         zeroes_packed: true,
-    };
-    Core::new(config, log(1))
+    }
+}
+
+fn core(strict: bool, limit: usize) -> Core<u32> {
+    Core::new(config(strict, limit), log(1))
 }
 
 fn put(c: &mut Core<u32>, pos: u64, tag: u32) -> Vec<u32> {
     let mut out = Vec::new();
     c.write(pos, &[tag as u8; 512], Stamp::ZERO, Duration::ZERO);
     c.answer_when_safe(false, tag, &mut out);
-    out
+    c.commit(&mut out);
+    good(out)
+}
+
+fn good(out: Vec<Answer<u32>>) -> Vec<u32> {
+    assert!(out.iter().all(|a| a.result == OK));
+    out.into_iter().map(|a| a.tag).collect()
+}
+
+fn log_step(c: &mut Core<u32>) -> LogStep {
+    let has = c.has_log_step();
+    let step = c.next_log_step();
+    assert_eq!(has, !matches!(step, LogStep::Sleep));
+    step
 }
 
 fn append(c: &mut Core<u32>) -> Vec<u32> {
     let mut out = Vec::new();
-    if let Some(chunk) = c.take_chunk() {
-        c.appended(chunk, &mut out);
-    }
-    out
+    let step = log_step(c);
+    assert!(matches!(step, LogStep::Append(_)), "{step:?}");
+    c.log_done(step, OK, &mut out);
+    good(out)
 }
 
 fn sync(c: &mut Core<u32>) -> Vec<u32> {
     let mut out = Vec::new();
-    c.synced(c.sync_target(), &mut out);
-    out
+    let step = log_step(c);
+    assert!(matches!(step, LogStep::Sync(_)), "{step:?}");
+    c.log_done(step, OK, &mut out);
+    good(out)
+}
+
+/// The next disk step, by its `Debug` name; done with this result.
+fn disk(c: &mut Core<u32>, result: Result<(), i32>) -> (String, Vec<Answer<u32>>) {
+    let mut out = Vec::new();
+    let step = c.next_disk_step(Duration::ZERO);
+    let name = match &step {
+        DiskStep::Write(_) => "Write".to_string(),
+        DiskStep::Promise { from, dirty } => {
+            format!("Promise {},{},{dirty}", from.log.nr, from.pos)
+        }
+        DiskStep::Position { at, .. } => format!("Position {},{}", at.log.nr, at.pos),
+        DiskStep::CutLog { valid } => format!("CutLog {},{}", valid.log.nr, valid.pos),
+        DiskStep::Resume { log } => format!("Resume {}", log.nr),
+        other => format!("{other:?}"),
+    };
+    if !matches!(step, DiskStep::Sleep(_) | DiskStep::End) {
+        c.disk_done(step, result, Duration::ZERO, &mut out);
+    }
+    (name, out)
+}
+
+fn disk_steps(c: &mut Core<u32>) -> (Vec<String>, Vec<u32>) {
+    let (mut names, mut tags) = (Vec::new(), Vec::new());
+    loop {
+        let (name, out) = disk(c, OK);
+        if name.starts_with("Sleep") || name == "End" {
+            return (names, tags);
+        }
+        names.push(name);
+        tags.extend(good(out));
+    }
 }
 
 #[test]
 fn strict_answers_after_the_sync_that_began_behind_the_append() {
     let mut c = core(true, 1 << 20);
     assert!(put(&mut c, 0, 1).is_empty());
-    c.commit(&mut Vec::new());
-    assert!(c.wants_write() && !c.wants_sync());
     assert!(append(&mut c).is_empty());
-    let target = c.sync_target();
+    let first = log_step(&mut c);
+    assert!(matches!(first, LogStep::Sync(_)));
     // The second write is appended while the sync runs: the sync says nothing about it.
     put(&mut c, 512, 2);
     append(&mut c);
+    assert!(matches!(log_step(&mut c), LogStep::Sleep), "one at a time");
     let mut out = Vec::new();
-    c.synced(target, &mut out);
-    assert_eq!(out, [1]);
+    c.log_done(first, OK, &mut out);
+    assert_eq!(good(out), [1]);
     assert_eq!(sync(&mut c), [2]);
 }
 
@@ -69,110 +127,116 @@ fn flush_mode_answers_after_the_append_and_flush_after_the_sync() {
     put(&mut c, 0, 1);
     let mut out = Vec::new();
     c.answer_when_safe(true, 9, &mut out);
-    c.commit(&mut out);
     assert!(out.is_empty());
     assert_eq!(append(&mut c), [1]);
-    assert!(c.wants_sync());
     assert_eq!(sync(&mut c), [9]);
     // Nothing outstanding.
     c.answer_when_safe(true, 10, &mut out);
-    assert_eq!(out, [10]);
+    assert_eq!(good(out), [10]);
 }
 
 #[test]
-fn freeze_waits_for_age_size_or_demand() {
+fn a_failed_sync_makes_nothing_durable_and_stops_logging() {
+    let mut c = core(true, 1 << 20);
+    put(&mut c, 0, 1);
+    append(&mut c);
+    let step = log_step(&mut c);
+    let mut out = Vec::new();
+    c.log_done(step, Err(5), &mut out);
+    assert!(out.is_empty() && c.is_emergency());
+    assert_eq!(c.durable_pos(), at(1, 0));
+    assert_eq!(
+        disk_steps(&mut c),
+        (
+            vec![
+                "CutLog 1,0".into(),
+                "Write".into(),
+                "Flush".into(),
+                "Position 1,0".into()
+            ],
+            vec![1]
+        )
+    );
+}
+
+#[test]
+fn write_back_waits_for_age_idleness_size_or_demand() {
     let mut c = core(true, 64 << 10);
-    assert_eq!(c.write_back_due(), Due::Never);
+    assert_eq!(c.disk_due(SECOND), Due::Never);
     c.write(0, &[1; 512], Stamp::ZERO, SECOND);
-    assert_eq!(c.write_back_due(), Due::At(2 * SECOND));
-    c.write(4096, &[1; 40960], Stamp::ZERO, SECOND);
-    assert_eq!(c.write_back_due(), Due::Now);
-    let w = c.freeze().unwrap();
-    assert_eq!(c.write_back_due(), Due::Never, "one at a time");
-    assert!(!c.may_write_back());
+    assert_eq!(c.disk_due(SECOND), Due::At(2 * SECOND), "idle");
+    for t in 2..6 {
+        c.write(0, &[1; 512], Stamp::ZERO, t * SECOND);
+        assert_eq!(c.disk_due(t * SECOND), Due::At((t + 1) * SECOND));
+    }
+    assert_eq!(c.disk_due(6 * SECOND), Due::Now, "old");
+    c.write(4096, &[1; 40960], Stamp::ZERO, 5 * SECOND);
+    assert_eq!(c.disk_due(5 * SECOND), Due::Now, "large");
+    assert!(matches!(
+        c.next_disk_step(5 * SECOND),
+        DiskStep::Sleep(None)
+    ));
+    c.demand_write_back();
+    assert_eq!(c.disk_due(5 * SECOND), Due::Never, "not durable in the log");
     append(&mut c);
     sync(&mut c);
-    assert!(c.frozen_is_ready());
+    let (steps, _) = disk_steps(&mut c);
+    assert_eq!(steps[1..4], ["Write", "Flush", "Position 1,44780"]);
     put(&mut c, 0, 1);
-    c.wrote_back(w, &mut Vec::new());
     c.demand_write_back();
-    assert_eq!(c.write_back_due(), Due::Now);
+    assert_eq!(c.disk_due(5 * SECOND), Due::Now);
+    let mut c = core(true, 1 << 20);
+    c.config.recovery_limit = 100_000;
+    for _ in 0..11 {
+        c.write(0, &[1; 4096], Stamp::ZERO, SECOND);
+        assert_eq!(c.disk_due(SECOND), Due::At(2 * SECOND));
+    }
+    c.write(0, &[1; 4096], Stamp::ZERO, SECOND);
+    assert_eq!(c.disk_due(SECOND), Due::Now, "much log");
 }
 
 #[test]
 fn rotation_splits_generations_and_numbers() {
     let mut c = core(true, 1 << 20);
     put(&mut c, 0, 1);
-    let w = c.begin_rotation(log(2)).unwrap();
+    c.rotate(log(2));
     put(&mut c, 512, 2);
-    assert!(c.take_chunk().is_none(), "the old log comes first");
-    assert_eq!(c.take_tail().len(), 596);
-    assert_eq!(
-        c.durable_pos(),
-        LogPos {
-            log: log(1),
-            pos: 0
-        }
-    );
-    assert_eq!(
-        c.rotation().unwrap(),
-        (
-            LogPos {
-                log: log(1),
-                pos: 596
-            },
-            log(2)
-        )
-    );
-    let mut out = Vec::new();
-    c.rotated(&mut out);
-    assert_eq!(out, [1]);
-    assert_eq!(
-        (w.from.clone(), w.dirty),
-        (
-            LogPos {
-                log: log(1),
-                pos: 0
-            },
-            596
-        )
-    );
-    let chunk = c.take_chunk().unwrap();
+    let LogStep::Append(tail) = log_step(&mut c) else {
+        panic!("the old log comes first")
+    };
+    assert_eq!((tail.log_nr, tail.at, tail.bytes.len()), (1, 0, 596));
+    c.log_done(LogStep::Append(tail), OK, &mut Vec::new());
+    assert_eq!(c.durable_pos(), at(1, 0));
+    assert_eq!(sync(&mut c), [1]);
+    let step = log_step(&mut c);
+    let LogStep::Switch { old, new } = &step else {
+        panic!("{step:?}")
+    };
+    assert_eq!((old, new), (&at(1, 596), &log(2)));
+    c.log_done(step, OK, &mut Vec::new());
+    let LogStep::Append(chunk) = log_step(&mut c) else {
+        panic!("what came meanwhile")
+    };
     let mut scanner = Scanner::new(ScanLimits::default());
     let Scan::Record(r) = scanner.next(&chunk.bytes) else {
         panic!("no record")
     };
     assert_eq!((r.seq, r.device_pos), (1, 512));
-    c.appended(chunk, &mut out);
+    assert_eq!((chunk.log_nr, chunk.at), (2, 0));
+    c.log_done(LogStep::Append(chunk), OK, &mut Vec::new());
+    assert_eq!(c.write_back_pos(), at(1, 0));
     assert_eq!(
-        c.write_back_pos(),
-        LogPos {
-            log: log(1),
-            pos: 0
-        }
+        disk_steps(&mut c).0,
+        [
+            "Position 1,0",
+            "Promise 1,0,596",
+            "Write",
+            "Flush",
+            "Position 2,0"
+        ]
     );
-    c.wrote_back(w, &mut out);
-    assert_eq!(
-        c.write_back_pos(),
-        LogPos {
-            log: log(2),
-            pos: 0
-        }
-    );
-    assert_eq!(
-        c.durable_pos(),
-        LogPos {
-            log: log(2),
-            pos: 0
-        }
-    );
-    assert_eq!(
-        c.written_pos(),
-        LogPos {
-            log: log(2),
-            pos: 596
-        }
-    );
+    assert_eq!((c.durable_pos(), c.written_pos()), (at(2, 0), at(2, 596)));
+    assert_eq!(sync(&mut c), [2]);
 }
 
 #[test]
@@ -208,265 +272,153 @@ fn emergency_drops_what_is_not_durable_and_answers_from_the_disk() {
     sync(&mut c);
     put(&mut c, 512, 2);
     append(&mut c);
+    let late = log_step(&mut c);
     put(&mut c, 1024, 3);
-    assert_eq!(
-        c.enter_emergency(),
-        LogPos {
-            log: log(1),
-            pos: 596
-        }
-    );
-    // A sync that began before says nothing any more.
-    assert!(sync(&mut c).is_empty());
-    assert!(c.take_chunk().is_none());
-    put(&mut c, 1536, 4);
-    assert_eq!(c.write_back_due(), Due::Now);
-    let w = c.freeze().unwrap();
-    assert!(c.may_write_back());
-    assert_eq!(w.dirty, 596, "the log has no more than that");
     let mut out = Vec::new();
-    c.wrote_back(w, &mut out);
-    assert_eq!(out, [2, 3, 4]);
-    assert_eq!(
-        c.write_back_pos(),
-        LogPos {
-            log: log(1),
-            pos: 596
-        }
-    );
-    c.leave_emergency(log(12));
-    assert_eq!(
-        c.write_back_pos(),
-        LogPos {
-            log: log(12),
-            pos: 0
-        }
-    );
+    c.stop_logging(&mut out);
+    assert!(matches!(
+        c.next_disk_step(Duration::ZERO),
+        DiskStep::Sleep(None)
+    ));
+    // A sync that began before says nothing any more, but the log is cut only when it is over.
+    c.log_done(late, OK, &mut out);
+    assert!(out.is_empty());
+    assert!(matches!(log_step(&mut c), LogStep::Sleep));
+    put(&mut c, 1536, 4);
+    let (steps, answered) = disk_steps(&mut c);
+    assert_eq!(steps, ["CutLog 1,596", "Write", "Flush", "Position 1,596"]);
+    assert_eq!(answered, [2, 3, 4]);
+    c.resume(log(12));
+    assert!(!c.has_room());
+    assert_eq!(disk_steps(&mut c).0, ["Resume 12"]);
+    assert_eq!(c.write_back_pos(), at(12, 0));
     put(&mut c, 0, 5);
     append(&mut c);
     assert_eq!(sync(&mut c), [5]);
+    assert_eq!(c.durable_pos(), at(12, 596));
+}
+
+#[test]
+fn emergency_during_a_rotation_stays_in_the_old_log() {
+    let mut c = core(true, 1 << 20);
+    put(&mut c, 0, 1);
+    c.rotate(log(2));
+    put(&mut c, 512, 2);
+    let tail = log_step(&mut c);
+    let mut out = Vec::new();
+    c.log_done(tail, Err(28), &mut out);
+    let (steps, answered) = disk_steps(&mut c);
+    assert_eq!(steps[0], "CutLog 1,0");
+    assert_eq!(answered, [1, 2]);
+    // While the links of a rotation are written, it is finished first.
+    let mut c = core(true, 1 << 20);
+    c.rotate(log(2));
+    let switch = log_step(&mut c);
+    c.stop_logging(&mut out);
+    assert!(!c.is_emergency());
+    c.log_done(switch, OK, &mut out);
+    assert_eq!(disk_steps(&mut c).0, ["CutLog 2,0", "Position 2,0"]);
+}
+
+#[test]
+fn disk_errors_are_published_and_retried_from_the_first_byte() {
+    let mut c = core(true, 1 << 20);
+    put(&mut c, 0, 1);
+    append(&mut c);
+    assert_eq!(sync(&mut c), [1]);
+    c.demand_write_back();
+    assert_eq!(disk(&mut c, OK).0, "Promise 1,0,596");
+    assert_eq!(disk(&mut c, OK).0, "Write");
+    assert_eq!(disk(&mut c, Err(5)).0, "Flush");
+    assert_eq!(disk(&mut c, OK).0, "DiskError(5)");
+    // The pages of a failed flush are gone: everything is written again, after a pause.
+    let Due::At(t) = c.disk_due(Duration::ZERO) else {
+        panic!("no pause")
+    };
+    assert!(matches!(c.next_disk_step(t), DiskStep::Write(_)));
+    c.disk_busy = false;
+    c.retry_at = Duration::ZERO;
     assert_eq!(
-        c.durable_pos(),
-        LogPos {
-            log: log(12),
-            pos: 596
-        }
+        disk_steps(&mut c).0,
+        ["Write", "Flush", "DiskError(0)", "Position 1,596"]
     );
 }
 
-#[derive(Clone, Debug)]
-enum Event {
-    Write(u64, u64),
-    Zero(u64, u64),
-    Commit,
-    Flush,
-    Append,
-    Sync,
-    Freeze,
-    WroteBack,
-    Rotate,
-    Rotated,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let range = (0..64u64, 1..24u64);
-    prop_oneof![
-        5 => range.clone().prop_map(|(a, n)| Event::Write(a, n)),
-        1 => range.prop_map(|(a, n)| Event::Zero(a, n)),
-        2 => Just(Event::Commit),
-        1 => Just(Event::Flush),
-        4 => Just(Event::Append),
-        3 => Just(Event::Sync),
-        2 => Just(Event::Freeze),
-        2 => Just(Event::WroteBack),
-        1 => Just(Event::Rotate),
-        1 => Just(Event::Rotated),
-    ]
-}
-
-/// The world around the core: logs with durable lengths, a disk.
-#[derive(Default)]
-struct World {
-    logs: BTreeMap<u32, Vec<u8>>,
-    durable: BTreeMap<u32, usize>,
-    nr: u32,
-    disk: BTreeMap<u64, u8>,
-    /// Per sector what was written, with the tag of the request, in order.
-    history: BTreeMap<u64, Vec<(u32, u8)>>,
-    /// Unanswered requests: does the answer promise durability?
-    waiting: BTreeMap<u32, bool>,
-}
-
-impl World {
-    /// Disk plus the durable logs behind the write-back position.
-    fn after_crash(&self, from: &LogPos, durable_only: bool) -> BTreeMap<u64, u8> {
-        let mut disk = self.disk.clone();
-        for (nr, bytes) in self.logs.range(from.log.nr..) {
-            let start = if *nr == from.log.nr {
-                from.pos as usize
-            } else {
-                0
-            };
-            let end = if durable_only {
-                self.durable.get(nr).copied().unwrap_or(0)
-            } else {
-                bytes.len()
-            };
-            let mut at = start;
-            let mut scanner = Scanner::new(ScanLimits::default());
-            while let Scan::Record(r) = scanner.next(&bytes[at..end.max(at)]) {
-                at += r.total_len;
-                let value = |i: usize| match &r.payload {
-                    Payload::Plain(b) => b[i * 512],
-                    Payload::Unpacked(b) => b[i * 512],
-                    Payload::Zeroes(_) => 0,
-                };
-                for i in 0..r.payload.len() / 512 {
-                    disk.insert(r.device_pos / 512 + i as u64, value(i));
-                }
-            }
+#[test]
+fn without_log_and_disk_requests_fail_and_nothing_is_forgotten() {
+    let mut c = core(true, 1 << 20);
+    put(&mut c, 0, 1);
+    c.stop_logging(&mut Vec::new());
+    assert_eq!(disk(&mut c, OK).0, "CutLog 1,0");
+    // A disk that fails for a moment fails nobody.
+    for i in 1..GIVE_UP {
+        assert_eq!(disk(&mut c, Err(5)), ("Write".to_string(), vec![]));
+        if i == 1 {
+            assert_eq!(disk(&mut c, OK).0, "DiskError(5)");
         }
-        disk.retain(|_, v| *v != 0);
-        disk
+        assert_eq!(c.refusal(), None);
+        c.retry_at = Duration::ZERO;
     }
+    let (name, out) = disk(&mut c, Err(5));
+    assert_eq!(
+        (name.as_str(), out),
+        (
+            "Write",
+            vec![Answer {
+                tag: 1,
+                result: Err(5)
+            }]
+        )
+    );
+    assert_eq!(c.refusal(), Some(5));
+    let mut buf = [0; 512];
+    assert!(c.buffer().read(0, &mut buf, None) && buf == [1; 512]);
+    c.retry_at = Duration::ZERO;
+    put(&mut c, 512, 2);
+    let (steps, answered) = disk_steps(&mut c);
+    assert_eq!(steps[..3], ["Write", "Flush", "DiskError(0)"]);
+    assert_eq!(answered, [2]);
 }
 
-impl World {
-    /// Every sector shows the newest write up to request `safe`, or a later one.
-    fn check(&self, found: &BTreeMap<u64, u8>, safe: u32) -> Result<(), TestCaseError> {
-        for (sector, writes) in &self.history {
-            let now = found.get(sector).copied().unwrap_or(0);
-            let before = writes
-                .iter()
-                .rev()
-                .find(|(t, _)| *t <= safe)
-                .map_or(0, |(_, b)| *b);
-            let fits = now == before || writes.iter().any(|(t, b)| *t > safe && *b == now);
-            prop_assert!(
-                fits,
-                "sector {} shows {}, {} is safe: {:?}",
-                sector,
-                now,
-                safe,
-                writes
-            );
-        }
-        Ok(())
-    }
+/// The state shows a place that cannot be read until something was written and flushed.
+#[test]
+fn a_failing_read_is_in_the_state() {
+    let mut c = core(true, 1 << 20);
+    c.read_failed(5);
+    assert_eq!(disk(&mut c, OK).0, "DiskError(5)");
+    assert_eq!((c.disk_error(), c.refusal()), (5, None));
+    put(&mut c, 0, 1);
+    append(&mut c);
+    sync(&mut c);
+    c.demand_write_back();
+    let (steps, _) = disk_steps(&mut c);
+    assert_eq!(
+        steps,
+        [
+            "Promise 1,0,596",
+            "Write",
+            "Flush",
+            "DiskError(0)",
+            "Position 1,596"
+        ]
+    );
 }
 
-proptest! {
-    /// I1, I2, I4 on the level of decisions: whatever was answered is in the state that a crash at this moment leaves.
-    #[test]
-    fn answered_requests_survive_any_crash(events in proptest::collection::vec(event(), 1..120), strict in any::<bool>()) {
-        let mut c = core(strict, 1 << 20);
-        let mut w = World { nr: 1, ..World::default() };
-        w.logs.insert(1, Vec::new());
-        let mut frozen: Option<WriteBack> = None;
-        let mut tag = 0;
-        let mut safe = 0;
-        for e in events {
-            let mut out = Vec::new();
-            match e {
-                Event::Write(a, n) | Event::Zero(a, n) => {
-                    tag += 1;
-                    let zero = matches!(e, Event::Zero(..));
-                    let b = if zero { 0 } else { (tag % 255 + 1) as u8 };
-                    if zero {
-                        c.write_zeroes(a * 512, n * 512, Stamp::ZERO, Duration::ZERO);
-                    } else {
-                        c.write(a * 512, &vec![b; n as usize * 512], Stamp::ZERO, Duration::ZERO);
-                    }
-                    for s in a..a + n {
-                        w.history.entry(s).or_default().push((tag, b));
-                    }
-                    w.waiting.insert(tag, strict);
-                    c.answer_when_safe(false, tag, &mut out);
-                }
-                Event::Flush => {
-                    tag += 1;
-                    w.waiting.insert(tag, true);
-                    c.answer_when_safe(true, tag, &mut out);
-                }
-                Event::Commit => c.commit(&mut out),
-                Event::Append => {
-                    if let Some(chunk) = c.take_chunk() {
-                        w.logs.get_mut(&w.nr).unwrap().extend(&chunk.bytes);
-                        c.appended(chunk, &mut out);
-                    }
-                }
-                Event::Sync => {
-                    if !c.is_rotating() {
-                        let len = w.logs[&w.nr].len();
-                        w.durable.insert(w.nr, len);
-                        c.synced(c.sync_target(), &mut out);
-                    }
-                }
-                Event::Freeze => {
-                    if frozen.is_none() {
-                        frozen = c.freeze();
-                    }
-                }
-                Event::WroteBack => {
-                    if c.may_write_back() && let Some(f) = frozen.take() {
-                        prop_assert_eq!(f.from.clone(), c.write_back_pos());
-                        for run in f.generation.runs(1 << 20) {
-                            match run {
-                                mars_disk::WriteRun::Data { pos, pieces } => {
-                                    for (i, s) in pieces.concat().chunks(512).enumerate() {
-                                        w.disk.insert(pos / 512 + i as u64, s[0]);
-                                    }
-                                }
-                                mars_disk::WriteRun::Zeroes { pos, len } => {
-                                    for s in pos / 512..(pos + len) / 512 {
-                                        w.disk.insert(s, 0);
-                                    }
-                                }
-                            }
-                            w.check(&w.after_crash(&f.from, true), safe)?;
-                        }
-                        c.wrote_back(f, &mut out);
-                    }
-                }
-                Event::Rotate => {
-                    if c.may_rotate() && frozen.is_none() {
-                        frozen = c.begin_rotation(log(w.nr + 1));
-                    }
-                }
-                Event::Rotated => {
-                    if c.is_rotating() {
-                        let tail = c.take_tail();
-                        let old = w.logs.get_mut(&w.nr).unwrap();
-                        old.extend(&tail);
-                        let (pos, _) = c.rotation().unwrap();
-                        prop_assert_eq!(pos.pos, old.len() as u64);
-                        w.durable.insert(w.nr, old.len());
-                        w.nr += 1;
-                        w.logs.insert(w.nr, Vec::new());
-                        c.rotated(&mut out);
-                    }
-                }
-            }
-            let mut last = 0;
-            for t in out {
-                let durable = w.waiting.remove(&t).unwrap();
-                prop_assert!(t > last || !strict, "answers in order");
-                last = t;
-                if durable {
-                    safe = safe.max(t);
-                } else {
-                    // In the kernel: a process that dies loses nothing of it.
-                    w.check(&w.after_crash(&c.write_back_pos(), false), t)?;
-                }
-            }
-            w.check(&w.after_crash(&c.write_back_pos(), true), safe)?;
-            // The buffer over the disk always shows the newest.
-            for s in 0..88u64 {
-                let mut buf = [w.disk.get(&s).copied().unwrap_or(0); 512];
-                c.buffer().read(s * 512, &mut buf, None);
-                let newest = w.history.get(&s).and_then(|h| h.last()).map_or(0, |(_, b)| *b);
-                prop_assert_eq!(buf[0], newest);
-            }
-        }
-    }
+#[test]
+fn the_end_waits_for_the_disk_unless_it_is_broken() {
+    let mut c = core(false, 1 << 20);
+    put(&mut c, 0, 1);
+    c.end(Exit::Drained);
+    append(&mut c);
+    assert!(
+        matches!(c.next_disk_step(Duration::ZERO), DiskStep::Sleep(None)),
+        "not before it is durable"
+    );
+    sync(&mut c);
+    assert!(matches!(log_step(&mut c), LogStep::End));
+    assert_eq!(disk(&mut c, OK).0, "Promise 1,0,596");
+    assert_eq!(disk(&mut c, Err(5)).0, "Write");
+    assert_eq!(disk(&mut c, OK).0, "DiskError(5)");
+    assert!(matches!(c.next_disk_step(Duration::ZERO), DiskStep::End));
+    assert!(!c.is_drained());
 }

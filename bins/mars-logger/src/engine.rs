@@ -2,8 +2,10 @@
 //!
 //! One mutex guards the state. Who holds `State::log` is the writer: in `flush` mode the thread that calls `kick`, in `strict` mode the log
 //! thread. Answers are collected under the mutex and delivered after it is released, never under it.
-use crate::core::{Core, CoreConfig, LogPos};
+use crate::core::{Answer, Core, CoreConfig, DiskStep, Due, Exit, LogPos, LogStep};
 use crate::io::{DataDisk, Links, LogSink, LogStore, LogSync};
+use crate::stages::Stages;
+use mars_disk::{WriteOut, write_generation};
 use mars_front::Ticket;
 use mars_live::{Clock, LivePage, LogLive};
 use mars_tree::{LogName, Stamp};
@@ -11,9 +13,6 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How often one thread writes for others before it hands over to the log thread.
-const WRITE_ROUNDS: usize = 4;
 
 /// Surroundings of an engine.
 pub struct EngineParts {
@@ -52,45 +51,18 @@ pub(crate) struct Counters {
 
 pub(crate) struct State {
     pub core: Core<Ticket>,
-    /// Absent while somebody writes to it, and during an emergency.
-    pub log: Option<Box<dyn LogSink>>,
-    /// Absent during an emergency: an open file would keep its space occupied after it was deleted.
-    pub syncer: Option<Arc<dyn LogSync>>,
-    /// Log bytes before this are not kept in the page cache.
-    pub forgotten: (LogName, u64),
-    /// Opened and waiting for its rotation.
-    pub next: Option<NextLog>,
-    /// The log thread shall write although nobody waits for durability.
-    pub must_write: bool,
     pub log_sleeps: bool,
-    pub writeback_sleeps: bool,
+    /// Until when the write-back thread sleeps; `Now` while it does not.
+    pub disk_sleeps: Due,
     pub room_waiters: usize,
-    /// New writes wait (end of an emergency).
-    pub paused: bool,
-    /// The links, the cut log and the hole of the emergency are done: the disk may be written.
-    pub emergency_ready: bool,
-    /// Why logging stopped.
-    pub log_error: Option<io::ErrorKind>,
-    pub disk_error: i32,
     /// Something was written since the control loop last found everything idle.
     pub active: bool,
     pub openers: u64,
     pub leaving: bool,
-    pub exit: Exit,
 }
 
 /// A log that is open and not written yet.
-pub(crate) type NextLog = (LogName, Box<dyn LogSink>, Arc<dyn LogSync>);
-
-/// How the threads end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Exit {
-    No,
-    /// When everything is written back; on disk errors when it is in the log.
-    Drained,
-    /// At once, as a crash would (tests).
-    Now,
-}
+type NextLog = (LogName, Box<dyn LogSink>, Arc<dyn LogSync>);
 
 /// What the control loop wants to know.
 #[derive(Clone, Debug)]
@@ -131,20 +103,24 @@ pub struct Status {
 pub struct Engine {
     pub(crate) state: Mutex<State>,
     pub(crate) log_cv: Condvar,
-    pub(crate) writeback_cv: Condvar,
+    pub(crate) disk_cv: Condvar,
     pub(crate) room_cv: Condvar,
     pub(crate) disk: Arc<dyn DataDisk>,
     pub(crate) store: Box<dyn LogStore>,
     pub(crate) links: Arc<dyn Links>,
-    /// Held from looking at the write-back position until it is published: the log thread (rotation) and the write-back thread
-    /// both publish it, and the older look must not be published last. Taken before `state`.
-    position: Mutex<()>,
+    /// The log that is written. Only who carries out a step of the log side uses it, so nobody waits for these locks. Absent during an
+    /// emergency: an open file would keep its space occupied after it was deleted.
+    sink: Mutex<Option<Box<dyn LogSink>>>,
+    syncer: Mutex<Option<Arc<dyn LogSync>>>,
+    /// Opened for the rotation or resumption that is wanted.
+    next: Mutex<Option<NextLog>>,
     live: Option<Mutex<LivePage>>,
     pub(crate) clock: Clock,
     pub(crate) size: AtomicU64,
     pub(crate) strict: bool,
     rotate_bytes: u64,
     pub(crate) counters: Counters,
+    pub(crate) stages: Stages,
     completion: AtomicU64,
     rates: Mutex<(u64, u64)>,
     device_on: AtomicBool,
@@ -154,63 +130,42 @@ pub struct Engine {
     wake_control: Box<dyn Fn() + Send + Sync>,
 }
 
+/// A lock that survives a thread that died while it held it: what the thread left behind is protected by the log.
+fn held<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Engine {
-    /// Publishes the write-back position as it is now, unless a generation is on its way to the disk: then its own dirty range stands in the link.
-    pub(crate) fn publish_position(&self) {
-        let _one_at_a_time = self.position.lock().unwrap_or_else(PoisonError::into_inner);
-        let st = self.lock();
-        if st.core.is_freezing() {
-            return;
-        }
-        let back = st.core.write_back_pos();
-        drop(st);
-        self.links.replay(&back.log, back.pos, 0);
-    }
-
-    /// Publishes what the disk may hold in part from now on.
-    pub(crate) fn publish_dirty(&self, from: &LogPos, dirty: u64) {
-        let _one_at_a_time = self.position.lock().unwrap_or_else(PoisonError::into_inner);
-        self.links.replay(&from.log, from.pos, dirty);
-    }
-
     /// Makes the engine; [`crate::threads::start`] starts its threads.
     pub fn new(parts: EngineParts) -> io::Result<Arc<Engine>> {
         let syncer = parts.sink.syncer()?;
-        let forgotten = (parts.log.clone(), 0);
         let strict = parts.config.strict;
         let engine = Arc::new(Engine {
             state: Mutex::new(State {
                 core: Core::new(parts.config, parts.log),
-                log: Some(parts.sink),
-                syncer: Some(syncer),
-                forgotten,
-                next: None,
-                must_write: false,
                 log_sleeps: false,
-                writeback_sleeps: false,
+                disk_sleeps: Due::Now,
                 room_waiters: 0,
-                paused: false,
-                emergency_ready: false,
-                log_error: None,
-                disk_error: 0,
                 active: false,
                 openers: 0,
                 leaving: false,
-                exit: Exit::No,
             }),
             log_cv: Condvar::new(),
-            writeback_cv: Condvar::new(),
+            disk_cv: Condvar::new(),
             room_cv: Condvar::new(),
             disk: parts.disk,
             store: parts.store,
             links: parts.links,
-            position: Mutex::new(()),
+            sink: Mutex::new(Some(parts.sink)),
+            syncer: Mutex::new(Some(syncer)),
+            next: Mutex::new(None),
             live: parts.live.map(Mutex::new),
             clock: parts.clock,
             size: AtomicU64::new(parts.size),
             strict,
             rotate_bytes: parts.rotate_bytes,
             counters: Counters::default(),
+            stages: Stages::default(),
             completion: AtomicU64::new(0),
             rates: Mutex::new((0, 0)),
             device_on: AtomicBool::new(false),
@@ -223,8 +178,7 @@ impl Engine {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock means that a thread died in the middle of a step: its data are still protected by the log.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.state)
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -235,113 +189,242 @@ impl Engine {
         (self.wake_control)();
     }
 
-    pub(crate) fn wake_log(&self, st: &mut State) {
-        if std::mem::take(&mut st.log_sleeps) {
+    /// Wakes whoever has something to do now. To be called after each event, before the lock is given up.
+    pub(crate) fn wake(&self, st: &mut State) {
+        if st.log_sleeps && st.core.has_log_step() {
+            st.log_sleeps = false;
             self.log_cv.notify_one();
         }
-    }
-
-    pub(crate) fn wake_writeback(&self, st: &mut State) {
-        if std::mem::take(&mut st.writeback_sleeps) {
-            self.writeback_cv.notify_one();
+        // Times lie behind zero, so a time that is over is compared as a time.
+        if st.disk_sleeps != Due::Now && st.core.disk_due(Duration::ZERO) < st.disk_sleeps {
+            st.disk_sleeps = Due::Now;
+            self.disk_cv.notify_one();
         }
-    }
-
-    pub(crate) fn wake_writers(&self, st: &mut State) {
-        if st.room_waiters > 0 {
+        if st.room_waiters > 0
+            && (st.core.has_room() || st.core.refusal().is_some() || st.core.exit() == Exit::Now)
+        {
             self.room_cv.notify_all();
         }
     }
 
-    /// Appends what is encoded, in this thread, unless somebody else does; bounded, the rest goes to the log thread.
-    pub(crate) fn write_out<'a>(&'a self, mut st: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        for _ in 0..WRITE_ROUNDS {
-            if st.core.is_rotating() || st.log.is_none() {
-                // Another writer or a rotation: whoever it is looks again when it is done, the log thread only when told to.
-                st.must_write = st.core.chunk_len() > 0;
-                return st;
-            }
-            let mut answers = Vec::new();
-            st = self.append_chunk(st, &mut answers);
-            if !answers.is_empty() {
-                drop(st);
-                self.deliver(answers);
-                st = self.lock();
-            }
-            if st.core.chunk_len() == 0 {
-                return st;
-            }
+    /// Waits until no step is under way in a log.
+    pub(crate) fn wait_for_log(&self) {
+        let mut st = self.lock();
+        while st.core.is_log_busy() {
+            st = self.wait_for_room(st);
         }
-        st.must_write = true;
-        self.wake_log(&mut st);
-        st
     }
 
-    /// Takes the writer's role for one append, if it is free and there is something to append.
-    pub(crate) fn append_chunk<'a>(
+    /// Waits until something is done that others may wait for.
+    pub(crate) fn wait_for_room<'a>(
         &'a self,
         mut st: MutexGuard<'a, State>,
-        answers: &mut Vec<Ticket>,
     ) -> MutexGuard<'a, State> {
-        let Some(mut log) = st.log.take() else {
-            return st;
+        st.room_waiters += 1;
+        st = self
+            .room_cv
+            .wait(st)
+            .unwrap_or_else(PoisonError::into_inner);
+        st.room_waiters -= 1;
+        st
+    }
+
+    // ---- steps of the log side -------------------------------------------------------------------------------------------
+
+    /// Carries out one step and reports it. Called without the lock; returns with it.
+    pub(crate) fn do_log_step(
+        &self,
+        step: LogStep,
+        answers: &mut Vec<Answer<Ticket>>,
+    ) -> MutexGuard<'_, State> {
+        let begin = self.now();
+        let result = match &step {
+            LogStep::Append(chunk) => {
+                self.stages.queue.add(begin.saturating_sub(chunk.since));
+                match held(&self.sink).as_mut() {
+                    Some(sink) => sink.append(&chunk.bytes),
+                    None => Err(io::Error::other("no log is open")),
+                }
+            }
+            LogStep::Sync(_) => {
+                let syncer = held(&self.syncer).clone();
+                syncer.map_or_else(|| Err(io::Error::other("no log is open")), |s| s.sync())
+            }
+            LogStep::Switch { old, new } => self.switch(old, new),
+            LogStep::Sleep | LogStep::End => Ok(()),
         };
-        let Some(chunk) = st.core.take_chunk() else {
-            st.log = Some(log);
-            return st;
+        let took = self.now().saturating_sub(begin);
+        let is_new = match &step {
+            LogStep::Append(_) => {
+                self.stages.append.add(took);
+                false
+            }
+            LogStep::Sync(_) => {
+                self.stages.sync.add(took);
+                true
+            }
+            _ => true,
         };
-        st.must_write = false;
-        self.wake_writers(&mut st);
-        drop(st);
-        let result = log.append(&chunk.bytes);
+        let code = result.as_ref().map_err(errno).map(|_| ());
         let mut st = self.lock();
-        st.log = Some(log);
-        match result {
-            Ok(()) => st.core.appended(chunk, answers),
-            Err(e) => self.log_failed(&mut st, &e, answers),
+        let was_emergency = st.core.is_emergency();
+        st.core.log_done(step, code, answers);
+        if st.core.is_emergency() && !was_emergency {
+            st.active = true;
+            let valid = st.core.durable_pos();
+            drop(st);
+            let why = result.err().map_or(String::new(), |e| e.to_string());
+            tracing::error!(
+                "{} cannot be written: {why}; logging stops at {}, writes go directly to the disk, the other hosts fall behind until \
+                 logging resumes",
+                valid.log,
+                valid.pos
+            );
+            self.wake_control();
+            st = self.lock();
         }
-        if st.core.wants_sync() || st.core.is_rotating() {
-            self.wake_log(&mut st);
-        }
-        if st.core.is_emergency() {
-            // The log is cut only when nobody writes to it any more.
-            self.wake_writeback(&mut st);
+        if is_new && self.live.is_some() {
+            self.wake(&mut st);
+            drop(st);
+            self.publish_live();
+            st = self.lock();
         }
         st
     }
 
-    /// The log cannot be written or made durable: pass-through from now on.
-    pub(crate) fn log_failed(&self, st: &mut State, e: &io::Error, answers: &mut Vec<Ticket>) {
-        if st.core.is_emergency() {
-            return;
+    fn switch(&self, old: &LogPos, new: &LogName) -> io::Result<()> {
+        let next = held(&self.next).take();
+        let Some((_, sink, syncer)) = next.filter(|(name, _, _)| name == new) else {
+            return Err(io::Error::other(format!("{new} is not open")));
+        };
+        // Whoever knows the next log takes the file for the whole log.
+        if let Some(sink) = held(&self.sink).as_mut() {
+            sink.finish()?;
         }
-        let valid = st.core.enter_emergency();
-        tracing::error!(
-            "{} cannot be written: {e}; logging stops at {}, writes go directly to the disk, the other hosts fall behind until logging resumes",
-            valid.log,
-            valid.pos
-        );
-        st.log_error = Some(e.kind());
-        st.emergency_ready = false;
-        st.next = None;
-        st.core.commit(answers);
-        self.wake_writeback(st);
-        self.wake_writers(st);
-        self.wake_log(st);
-        st.active = true;
-        self.wake_control();
+        self.links.rotated(&old.log, old.pos, new);
+        *held(&self.sink) = Some(sink);
+        *held(&self.syncer) = Some(syncer);
+        Ok(())
     }
 
+    // ---- steps of the disk side ------------------------------------------------------------------------------------------
+
+    /// Carries out one step and reports it. Called without the lock; returns with it.
+    pub(crate) fn do_disk_step(
+        &self,
+        step: DiskStep,
+        answers: &mut Vec<Answer<Ticket>>,
+    ) -> MutexGuard<'_, State> {
+        let begin = self.now();
+        let result = match &step {
+            DiskStep::CutLog { valid } => {
+                self.cut_log(valid);
+                Ok(())
+            }
+            DiskStep::Promise { from, dirty } => {
+                self.links.replay(&from.log, from.pos, *dirty);
+                Ok(())
+            }
+            DiskStep::Write(generation) => {
+                write_generation(self.disk.as_ref(), generation, WriteOut::All)
+            }
+            DiskStep::Flush => self.disk.flush(),
+            DiskStep::Position { at, durable } => {
+                self.links.replay(&at.log, at.pos, 0);
+                if *durable {
+                    self.links.sync();
+                }
+                Ok(())
+            }
+            DiskStep::DiskError(code) => {
+                if *code == 0 {
+                    tracing::info!("the disk works again");
+                }
+                self.links.disk_error(*code);
+                Ok(())
+            }
+            DiskStep::Resume { log } => self.resume_in(log),
+            DiskStep::Forget { from, to } => {
+                if let Some(syncer) = held(&self.syncer).clone() {
+                    syncer.forget(*from, *to);
+                }
+                Ok(())
+            }
+            DiskStep::Sleep(_) | DiskStep::End => Ok(()),
+        };
+        let is_write = matches!(step, DiskStep::Write(_) | DiskStep::Flush);
+        let is_news = matches!(step, DiskStep::Flush | DiskStep::Resume { .. });
+        let now = self.now();
+        if is_write {
+            self.stages.write_back.add(now.saturating_sub(begin));
+        }
+        let code = result.as_ref().map_err(errno).map(|_| ());
+        let mut st = self.lock();
+        if let Err(e) = &result
+            && is_write
+            && st.core.disk_error() != errno(e)
+        {
+            tracing::error!(
+                "writing the disk: {e}; the data stay in memory and in the log, tried again"
+            );
+        }
+        st.core.disk_done(step, code, now, answers);
+        self.wake(&mut st);
+        if is_news {
+            drop(st);
+            self.publish_live();
+            st = self.lock();
+        }
+        st
+    }
+
+    /// Nobody works on the log any more.
+    fn cut_log(&self, valid: &LogPos) {
+        let open = (
+            held(&self.sink).take(),
+            held(&self.syncer).take(),
+            held(&self.next).take(),
+        );
+        drop(open);
+        if let Err(e) = self.store.truncate(&valid.log, valid.pos) {
+            tracing::warn!("{} cannot be cut at {}: {e}", valid.log, valid.pos);
+        }
+        self.links.emergency(&valid.log, valid.pos);
+        self.links.sync();
+    }
+
+    /// After the threads have ended: closes the log as it shall be found.
+    pub fn finish_log(&self) -> io::Result<()> {
+        held(&self.syncer).take();
+        held(&self.sink).take().map_or(Ok(()), |mut s| s.finish())
+    }
+
+    fn resume_in(&self, log: &LogName) -> io::Result<()> {
+        let next = held(&self.next).take();
+        let Some((_, sink, syncer)) = next.filter(|(name, _, _)| name == log) else {
+            return Err(io::Error::other(format!("{log} is not open")));
+        };
+        self.links.resumed(log);
+        *held(&self.sink) = Some(sink);
+        *held(&self.syncer) = Some(syncer);
+        tracing::info!("logging resumes in {log}; secondaries need `marsadm invalidate`");
+        Ok(())
+    }
+
+    // ---- answers ---------------------------------------------------------------------------------------------------------
+
     /// Answers, and flushes each connection once.
-    pub(crate) fn deliver(&self, answers: Vec<Ticket>) {
+    pub(crate) fn deliver(&self, answers: &mut Vec<Answer<Ticket>>) {
         if answers.is_empty() {
             return;
         }
+        let begin = self.now();
         self.completion
             .store(self.clock.now().as_nanos(), Ordering::Relaxed);
         let mut connections: Vec<Arc<dyn mars_front::Answers>> = Vec::new();
-        for Ticket { to, tag } in answers {
-            to.done(tag, Ok(()));
+        for Answer { tag, result } in answers.drain(..) {
+            let Ticket { to, tag } = tag;
+            to.done(tag, result);
             if !connections.iter().any(|c| Arc::ptr_eq(c, &to)) {
                 connections.push(to);
             }
@@ -349,6 +432,8 @@ impl Engine {
         for c in connections {
             c.flush();
         }
+        let took = self.now().saturating_sub(begin);
+        self.stages.acknowledge.add(took);
     }
 
     /// The same user may be seen by both, so the larger number counts, not the sum.
@@ -363,6 +448,7 @@ impl Engine {
         let page = live.lock().unwrap_or_else(PoisonError::into_inner);
         let (ops_rate, amount_rate) = *self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         let st = self.lock();
+        let [queue, encode, append, sync, acknowledge, write_back] = self.stages.get();
         let durable = st.core.durable_pos();
         let written = st.core.written_pos();
         let back = st.core.write_back_pos();
@@ -383,6 +469,22 @@ impl Engine {
             completion_stamp: self.completion.load(Ordering::Relaxed),
             ops_rate,
             amount_rate,
+            queue_count: queue.count,
+            queue_ns: queue.nanos,
+            encode_count: encode.count,
+            encode_ns: encode.nanos,
+            append_count: append.count,
+            append_ns: append.nanos,
+            sync_count: sync.count,
+            sync_ns: sync.nanos,
+            acknowledge_count: acknowledge.count,
+            acknowledge_ns: acknowledge.nanos,
+            write_back_count: write_back.count,
+            write_back_ns: write_back.nanos,
+            append_max_ns: append.max,
+            sync_max_ns: sync.max,
+            acknowledge_max_ns: acknowledge.max,
+            write_back_max_ns: write_back.max,
         };
         drop(st);
         page.publish(&record);
@@ -408,13 +510,12 @@ impl Engine {
             memory: st.core.buffer().memory(),
             rotation_due: self.rotate_bytes > 0
                 && st.core.newest_log_len() >= self.rotate_bytes
-                && st.next.is_none()
                 && !st.core.is_rotating()
                 && !st.core.is_emergency(),
             newest: st.core.newest_log().clone(),
             ops: get(&c.reads) + get(&c.writes),
             bytes: get(&c.read_bytes) + get(&c.write_bytes),
-            disk_error: st.disk_error,
+            disk_error: st.core.disk_error(),
         }
     }
 
@@ -445,14 +546,14 @@ impl Engine {
     pub fn sync_soon(&self) {
         let mut st = self.lock();
         st.core.want_all_durable();
-        self.wake_log(&mut st);
+        self.wake(&mut st);
     }
 
     /// Writes the buffer back soon.
     pub fn write_back_soon(&self) {
         let mut st = self.lock();
         st.core.demand_write_back();
-        self.wake_writeback(&mut st);
+        self.wake(&mut st);
     }
 
     /// Says that nothing happens; false when something was accepted since `accepted` was read. Frees memory.
@@ -482,19 +583,29 @@ impl Engine {
 
     /// Begins a rotation to `next`, which exists and is empty or can be created. It happens as soon as write-back is between two generations.
     pub fn rotate(&self, next: &LogName) -> io::Result<()> {
-        {
-            let st = self.lock();
-            if st.next.is_some() || st.core.is_rotating() || st.core.is_emergency() {
-                return Ok(());
-            }
+        if !self.may_rotate(&self.lock()) {
+            return Ok(());
         }
-        let sink = self.store.create(next)?;
-        let syncer = sink.syncer()?;
+        let opened = self.open_log(next)?;
         let mut st = self.lock();
-        st.next = Some((next.clone(), sink, syncer));
-        st.active = true;
-        self.wake_writeback(&mut st);
+        // Only the control loop rotates and resumes, but logging may have stopped meanwhile.
+        if self.may_rotate(&st) {
+            *held(&self.next) = Some(opened);
+            st.core.rotate(next.clone());
+            st.active = true;
+            self.wake(&mut st);
+        }
         Ok(())
+    }
+
+    fn may_rotate(&self, st: &State) -> bool {
+        !st.core.is_rotating() && !st.core.is_emergency() && st.core.exit() == Exit::No
+    }
+
+    fn open_log(&self, name: &LogName) -> io::Result<NextLog> {
+        let sink = self.store.create(name)?;
+        let syncer = sink.syncer()?;
+        Ok((name.clone(), sink, syncer))
     }
 
     /// Ends the emergency when there is space again; returns whether logging goes on.
@@ -504,7 +615,7 @@ impl Engine {
             if !st.core.is_emergency() {
                 return true;
             }
-            if !st.emergency_ready {
+            if !st.core.may_resume() {
                 return false;
             }
         }
@@ -512,11 +623,7 @@ impl Engine {
             return false;
         }
         let log = self.links.resume_log();
-        let opened = self.store.create(&log).and_then(|s| {
-            let y = s.syncer()?;
-            Ok((s, y))
-        });
-        let (sink, syncer) = match opened {
+        let opened = match self.open_log(&log) {
             Ok(v) => v,
             Err(e) => {
                 tracing::warn!("{log} cannot be opened: {e}; logging is tried again later");
@@ -524,43 +631,26 @@ impl Engine {
             }
         };
         let mut st = self.lock();
-        st.paused = true;
-        st.core.demand_write_back();
-        self.wake_writeback(&mut st);
-        // The write-back thread wakes room waiters after every generation; bounded by the disk's speed, given up on disk errors.
-        while !st.core.buffer().is_empty() && st.disk_error == 0 && st.exit != Exit::Now {
-            st.room_waiters += 1;
-            st = self
-                .room_cv
-                .wait(st)
-                .unwrap_or_else(PoisonError::into_inner);
-            st.room_waiters -= 1;
+        *held(&self.next) = Some(opened);
+        st.core.resume(log);
+        self.wake(&mut st);
+        // Bounded by the disk's speed, given up on disk errors.
+        while st.core.is_resuming() && st.core.exit() != Exit::Now {
+            st = self.wait_for_room(st);
         }
-        let drained = st.core.buffer().is_empty();
-        drop(st);
-        if drained {
-            self.links.resumed(&log);
+        let is_logging = !st.core.is_emergency();
+        if !is_logging {
+            held(&self.next).take();
         }
-        let mut answers = Vec::new();
-        let mut st = self.lock();
-        if drained {
-            st.core.leave_emergency(log.clone());
-            st.log = Some(sink);
-            st.syncer = Some(syncer);
-            st.log_error = None;
-            st.core.commit(&mut answers);
-            tracing::info!("logging resumes in {log}; secondaries need `marsadm invalidate`");
-        }
-        st.paused = false;
-        self.wake_writers(&mut st);
-        drop(st);
-        self.deliver(answers);
-        self.publish_live();
-        drained
+        is_logging
     }
 
     /// Stamp for a record.
     pub(crate) fn stamp(&self) -> Stamp {
         self.clock.now()
     }
+}
+
+pub(crate) fn errno(e: &io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(libc::EIO)
 }

@@ -1,5 +1,5 @@
 //! What the engine needs from the outside, as traits: tests and simulations put recording or failing layers in between.
-use mars_disk::Disk;
+pub use mars_disk::DataDisk;
 use mars_log::LogFile;
 use mars_tree::LogName;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -14,6 +14,10 @@ pub trait LogSink: Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// A handle with which another thread makes durable what was appended before the call.
     fn syncer(&self) -> io::Result<Arc<dyn LogSync>>;
+    /// Nothing more is appended and everything is durable: the file becomes exactly as long as the log, if it is longer.
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes a log durable.
@@ -34,22 +38,6 @@ pub trait LogStore: Send + Sync {
     fn has_space(&self) -> bool;
 }
 
-/// The data disk.
-pub trait DataDisk: Send + Sync {
-    /// As [`Disk::read_at`].
-    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<()>;
-    /// As [`Disk::try_read_at`].
-    fn try_read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<bool>;
-    /// As [`Disk::write_vectored_at`].
-    fn write_vectored_at(&self, bufs: &[&[u8]], pos: u64) -> io::Result<()>;
-    /// As [`Disk::zero_at`].
-    fn zero_at(&self, pos: u64, len: u64) -> io::Result<()>;
-    /// As [`Disk::start_writeout`].
-    fn start_writeout(&self, pos: u64, len: u64);
-    /// As [`Disk::flush`].
-    fn flush(&self) -> io::Result<()>;
-}
-
 /// What the engine tells the world. Implementations keep what they cannot write and try again later: a full `/mars` must not stop the engine.
 pub trait Links: Send + Sync {
     /// Everything before `pos` of `log` is on the disk; `dirty` bytes behind it may be partly.
@@ -64,6 +52,8 @@ pub trait Links: Send + Sync {
     fn resume_log(&self) -> LogName;
     /// Logging goes on in `log`; everything is on the disk.
     fn resumed(&self, log: &LogName);
+    /// What was published survives a power cut from now on. (Otherwise the last links may be lost with the power.)
+    fn sync(&self);
     /// The data disk failed with this errno (positive), or works again (0).
     fn disk_error(&self, errno: i32);
 }
@@ -74,6 +64,9 @@ impl LogSink for LogFile {
     }
     fn syncer(&self) -> io::Result<Arc<dyn LogSync>> {
         Ok(Arc::new(self.handle()?))
+    }
+    fn finish(&mut self) -> io::Result<()> {
+        LogFile::finish(self)
     }
 }
 
@@ -90,27 +83,6 @@ impl LogSync for File {
     }
 }
 
-impl DataDisk for Disk {
-    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<()> {
-        Disk::read_at(self, buf, pos)
-    }
-    fn try_read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<bool> {
-        Disk::try_read_at(self, buf, pos)
-    }
-    fn write_vectored_at(&self, bufs: &[&[u8]], pos: u64) -> io::Result<()> {
-        Disk::write_vectored_at(self, bufs, pos)
-    }
-    fn zero_at(&self, pos: u64, len: u64) -> io::Result<()> {
-        Disk::zero_at(self, pos, len)
-    }
-    fn start_writeout(&self, pos: u64, len: u64) {
-        Disk::start_writeout(self, pos, len);
-    }
-    fn flush(&self) -> io::Result<()> {
-        Disk::flush(self)
-    }
-}
-
 /// Space that must be free before logging is tried again after an emergency.
 const RESUME_FREE_BYTES: u64 = 64 << 20;
 
@@ -118,9 +90,16 @@ const RESUME_FREE_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct LogDir(pub PathBuf);
 
+impl LogDir {
+    /// As [`LogStore::create`]; `direct`: past the page cache where that is possible.
+    pub(crate) fn open(&self, name: &LogName, direct: bool) -> io::Result<LogFile> {
+        LogFile::create_with(&self.0, name, direct)
+    }
+}
+
 impl LogStore for LogDir {
     fn create(&self, name: &LogName) -> io::Result<Box<dyn LogSink>> {
-        Ok(Box::new(LogFile::create(&self.0, name)?))
+        Ok(Box::new(self.open(name, false)?))
     }
     fn truncate(&self, name: &LogName, len: u64) -> io::Result<()> {
         let file = File::options()

@@ -287,6 +287,16 @@ impl Links for TreeLinks {
         self.publish(&mut st, links);
     }
 
+    fn sync(&self) {
+        let dir = self.tree.root().join(format!("resource-{}", self.res));
+        if let Err(e) = std::fs::File::open(&dir).and_then(|d| d.sync_all()) {
+            tracing::warn!(
+                "{}: {e}; positions may not survive a power cut",
+                dir.display()
+            );
+        }
+    }
+
     fn disk_error(&self, errno: i32) {
         self.set_actual(&[("disk-error", -i64::from(errno))]);
     }

@@ -1,6 +1,7 @@
 //! `mars-logger RESOURCE`: offers `/dev/mars/NAME` on the primary, logs every write, writes back to the disk.
 use clap::Parser;
 use mars_daemon::Daemon;
+use mars_logger::wrap::Wrap;
 use mars_tree::ResName;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 ///
 /// Started by the reconciler (`marsadm systemd-trigger`) while this host is designated primary of the resource. Recovers what the logs hold,
 /// offers the device, and runs until it is stopped or until another host is designated and nobody has the device open.
-/// Settings come from $MARS_ETC_DIR/mars.conf: front, durability, buffer_limit_mib, writeback_age_ms, log_compression, log_digest,
+/// Settings come from $MARS_ETC_DIR/mars.conf: front, durability, buffer_limit_mib, writeback_age_ms, recovery_limit_mib, log_compression, log_digest,
 /// logrot_auto_mib, also per resource.
 #[derive(Parser)]
 #[command(version)]
@@ -20,7 +21,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = Daemon::start("mars-logger", Some(args.resource.as_str()))
-        .and_then(|daemon| mars_logger::run::run(&daemon, &args.resource));
+        .and_then(|daemon| mars_logger::run::run(&daemon, &args.resource, &Wrap::default()));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

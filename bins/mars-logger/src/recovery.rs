@@ -1,20 +1,26 @@
 //! From the replay link to a clean start: what is in the logs reaches the disk, the end of history is published, the own log is chosen.
+use crate::io::{LogDir, LogStore as _};
 use anyhow::{Context as _, anyhow, bail, ensure};
-use mars_disk::{ApplyEnd, ApplyEvent, ApplyOptions, Disk, WINDOW_BYTES, apply_log};
-use mars_log::next_version;
+use mars_disk::{
+    ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, DataDisk, WINDOW_BYTES, apply_log,
+};
+use mars_log::{cut_prepared, next_version};
 use mars_policy::{PrimaryPlan, PrimaryRefusal, Tail, View, primary_plan};
 use mars_tree::{
-    Batch, HostName, Key, LogName, ReplayPos, ResName, Snapshot, TodoSwitch, Tree, VersionLink,
+    Batch, HostName, Key, LogName, ReplayPos, ResName, Snapshot, TodoSwitch, Tree, VersionHead,
+    VersionLink,
 };
 use std::fs::File;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
+/// `replay-code` of a log that ends inside a record, before the end of what was durable (transaction-log.md 2.5).
+const INCOMPLETE: &str = "-85,-10006";
 /// Age of a host's metadata from which it counts as dead; recovery does not look at it.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// What recovery works on.
-#[derive(Debug)]
 pub struct Recovery<'a> {
     /// The tree.
     pub tree: &'a Tree,
@@ -23,7 +29,7 @@ pub struct Recovery<'a> {
     /// This host, designated primary.
     pub me: &'a HostName,
     /// Data disk.
-    pub disk: &'a Disk,
+    pub disk: &'a dyn DataDisk,
     /// Size of the resource in bytes.
     pub size: u64,
     /// Asked between windows: stop?
@@ -34,6 +40,8 @@ pub struct Recovery<'a> {
 pub trait Stopper: std::fmt::Debug {
     /// Stop now?
     fn is_set(&self) -> bool;
+    /// Told from time to time: `log` is applied up to `pos`, `dirty` bytes behind it perhaps partly; it goes on to `end`.
+    fn applied(&self, _log: &LogName, _pos: u64, _dirty: u64, _end: u64) {}
 }
 
 impl Stopper for mars_daemon::Stop {
@@ -175,12 +183,24 @@ impl Recovery<'_> {
     /// Applies one log from `pos` to its end and publishes that. Returns what the end is, and the number of records.
     fn apply(&self, snap: &Snapshot, replay: &ReplayPos, pos: u64) -> anyhow::Result<(Tail, u64)> {
         let (res, log) = (self.res, &replay.log);
-        let len = self.file_len(log)?;
+        self.cut_interrupted(snap, log)?;
         let path = self.path(log);
-        let file = File::open(&path).with_context(|| path.display().to_string())?;
+        let promise = self.promise(snap, replay);
+        let is_own = matches!(promise, Promise::Own(_));
+        let file = File::options()
+            .read(true)
+            .write(is_own)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
         // After a crash without power loss the end may be in the page cache only; nothing volatile may be published or applied.
         file.sync_data()
             .with_context(|| path.display().to_string())?;
+        let len = match promise {
+            // The zeros that were prepared are no damage. Where records were promised, they are.
+            Promise::Own(durable) => cut_prepared(&file, durable),
+            Promise::Foreign(_) => file.metadata().map(|m| m.len()),
+        }
+        .with_context(|| path.display().to_string())?;
         let opts = ApplyOptions {
             window_bytes: WINDOW_BYTES,
             device_size: self.size,
@@ -190,11 +210,14 @@ impl Recovery<'_> {
         tracing::info!("recovery: applying {log} from {pos} to {len}");
         let outcome = apply_log(self.disk, file, pos, len, &opts, &mut |event| match event {
             ApplyEvent::BeforeWrite { start, end } => {
-                self.position(log, start, end.max(window))?;
+                self.position(snap, log, start, end.max(window), end)?;
+                self.stop.applied(log, start, end.max(window) - start, len);
                 Ok(ControlFlow::Continue(()))
             }
             ApplyEvent::Flushed { end, .. } => {
-                self.position(log, end, window)?;
+                self.position(snap, log, end, window, end)?;
+                let dirty = window.saturating_sub(end);
+                self.stop.applied(log, end, dirty, len);
                 Ok(if self.stop.is_set() {
                     ControlFlow::Break(())
                 } else {
@@ -202,24 +225,36 @@ impl Recovery<'_> {
                 })
             }
         })
+        .inspect_err(|e| self.tell_error(e))
         .with_context(|| format!("resource {res}: recovery of {log}"))?;
         let end = outcome.pos;
-        let promise = self.promise(snap, replay);
         let forced = !snap.todo(res, self.me, TodoSwitch::Connect);
-        let (what, is_inside) = match outcome.end {
+        let (code, what, is_inside) = match outcome.end {
             ApplyEnd::Limit => {
                 self.publish(snap, log, end, window)?;
                 return Ok((Tail::Unread, outcome.records));
             }
             ApplyEnd::Asked => bail!("resource {res}: stopped during recovery at {log},{end}"),
-            ApplyEnd::Incomplete { rest } => (format!("{rest} bytes of a record"), false),
+            ApplyEnd::Incomplete { rest } => (
+                INCOMPLETE.to_string(),
+                format!("{rest} bytes of a record"),
+                false,
+            ),
             ApplyEnd::Stop {
                 code,
                 corruption_inside,
-            } => (format!("damage, code {}", code.errno), corruption_inside),
+            } => (
+                code.to_string(),
+                format!("damage, code {}", code.errno),
+                corruption_inside,
+            ),
         };
+        let is_broken = promise.is_broken(end, len, is_inside);
+        if is_broken && !forced {
+            self.tell("replay-code", &code);
+        }
         ensure!(
-            forced || !promise.is_broken(end, len, is_inside),
+            forced || !is_broken,
             "resource {res}: {log} is damaged at {end} ({what}) before the end of what was durable: records would be lost; \
              give up its end with `marsadm disconnect {res}` and `marsadm primary --force {res}`"
         );
@@ -233,6 +268,53 @@ impl Recovery<'_> {
         };
         self.publish(snap, log, end, window)?;
         Ok((tail, outcome.records))
+    }
+
+    /// Says below `actual-HOST/` why there is no primary. What cannot be written there is in the journal all the same.
+    fn tell(&self, name: &str, value: &str) {
+        let mut b = Batch::new();
+        let key = Key::Actual(self.res.clone(), self.me.clone(), name.to_string());
+        b.set_if_changed(key, value);
+        if let Err(e) = self.tree.commit(&b) {
+            tracing::warn!("{e}");
+        }
+    }
+
+    fn tell_error(&self, e: &ApplyError) {
+        let errno = |e: &std::io::Error| e.raw_os_error().unwrap_or(libc::EIO);
+        match e {
+            ApplyError::Disk(e) => self.tell("disk-error", &format!("-{}", errno(e))),
+            ApplyError::Log(e) => self.tell("replay-code", &format!("-{}", errno(e))),
+            ApplyError::Publish(_) => {}
+        }
+    }
+
+    /// Logging was interrupted in this log, and its invalid end may still be there, because cutting it failed then: its records are older
+    /// than what went directly to the disk.
+    fn cut_interrupted(&self, snap: &Snapshot, log: &LogName) -> anyhow::Result<()> {
+        let is_hole = |link: &VersionLink| {
+            let nothing = |h: &VersionHead| h.md5 == [0; 16];
+            nothing(&link.head) && link.head.len == 0 && link.pred.as_ref().is_none_or(nothing)
+        };
+        let interrupted = log.host == *self.me
+            && snap
+                .versions(self.res)
+                .iter()
+                .any(|(nr, owner, link)| owner == self.me && *nr > log.nr && is_hole(link));
+        let valid = self
+            .own_version(snap, Some(log.nr))
+            .filter(|v| interrupted && v.head.log == *log)
+            .map(|v| v.head.len);
+        if let Some(valid) = valid
+            && self.file_len(log)? > valid
+        {
+            tracing::warn!("{log} is cut at {valid}, where logging was interrupted");
+            let dir = self.path(log).parent().map(Path::to_path_buf);
+            LogDir(dir.unwrap_or_default())
+                .truncate(log, valid)
+                .with_context(|| format!("cutting {log}"))?;
+        }
+        Ok(())
     }
 
     /// What was said about the log before the crash.
@@ -250,13 +332,28 @@ impl Recovery<'_> {
         }
     }
 
+    /// Publishes where applying stands; records up to `valid` are durable here. The version link goes with the position: recovery begins at the smaller
+    /// one, and one that is interrupted must not go back.
     fn position(
         &self,
+        snap: &Snapshot,
         log: &LogName,
         pos: u64,
         window: u64,
+        valid: u64,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut b = Batch::new();
+        let published = self
+            .own_version(snap, Some(log.nr))
+            .filter(|v| v.head.log == *log)
+            .map_or(0, |v| v.head.len);
+        if published < valid {
+            let prev = self.own_version(snap, log.nr.checked_sub(1));
+            b.set_if_changed(
+                Key::Version(self.res.clone(), log.nr, self.me.clone()),
+                next_version(log, valid, prev.as_ref()),
+            );
+        }
         let value = ReplayPos {
             log: log.clone(),
             pos,

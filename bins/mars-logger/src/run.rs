@@ -2,11 +2,14 @@
 use crate::control::{Control, Ended};
 use crate::core::CoreConfig;
 use crate::engine::{Engine, EngineParts};
-use crate::io::{DataDisk, Links as _, LogDir, LogStore as _};
+use crate::io::{DataDisk, Links as _, LogDir, LogStore};
 use crate::links::TreeLinks;
+use crate::prepare::PreparedLogs;
+use crate::progress::Progress;
 use crate::recovery::{Recovery, StartPoint};
 use crate::threads;
 use crate::wake::Waker;
+use crate::wrap::Wrap;
 use anyhow::{Context as _, bail, ensure};
 use mars_daemon::{
     Daemon, Durability, FrontChoice, InstanceLock, LogCompression, LogDigest, ResourceConfig,
@@ -20,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Runs the logger of one resource until it is stopped or not designated any more.
-pub fn run(daemon: &Daemon, res: &ResName) -> anyhow::Result<()> {
+pub fn run(daemon: &Daemon, res: &ResName, wrap: &Wrap) -> anyhow::Result<()> {
     let env = &daemon.env;
     let me = &env.host;
     let _lock = InstanceLock::acquire(env, "logger", Some(res))?;
@@ -41,14 +44,18 @@ pub fn run(daemon: &Daemon, res: &ResName) -> anyhow::Result<()> {
         disk.path().display(),
         facts.size
     );
+    let disk = (wrap.disk)(Arc::new(disk));
     daemon.status("recovery");
     let start = Recovery {
         tree: &tree,
         res,
         me,
-        disk: &disk,
+        disk: disk.as_ref(),
         size: facts.size,
-        stop: &daemon.stop,
+        stop: &Progress {
+            daemon,
+            page: LivePage::open(&env.run_dir, res.as_str())?,
+        },
     }
     .run()
     .inspect_err(|e| daemon.status(&format!("not primary: {e:#}")))?;
@@ -59,6 +66,7 @@ pub fn run(daemon: &Daemon, res: &ResName) -> anyhow::Result<()> {
         tree: &tree,
         facts: &facts,
         config: &config,
+        wrap,
     }
     .serve(&mut watcher, disk, disk_size, &start)
 }
@@ -143,6 +151,7 @@ fn core_config(config: &ResourceConfig, mask: FeatureMask) -> CoreConfig {
             ..EncodeOptions::default()
         },
         age: config.writeback_age,
+        recovery_limit: config.recovery_limit_bytes,
         zeroes_packed: allowed(FeatureMask::of_compression(Compression::Lz4)),
     }
 }
@@ -181,13 +190,14 @@ struct Primary<'a> {
     tree: &'a Tree,
     facts: &'a Facts,
     config: &'a ResourceConfig,
+    wrap: &'a Wrap,
 }
 
 impl Primary<'_> {
     fn serve(
         &self,
         watcher: &mut Watcher,
-        disk: Disk,
+        disk: Arc<dyn DataDisk>,
         disk_size: u64,
         start: &StartPoint,
     ) -> anyhow::Result<()> {
@@ -197,10 +207,20 @@ impl Primary<'_> {
             tree,
             facts,
             config,
+            wrap,
         } = *self;
         let env = &daemon.env;
         let me = &env.host;
-        let store = LogDir(env.root.join(format!("resource-{res}")));
+        let dir = LogDir(env.root.join(format!("resource-{res}")));
+        let store: Box<dyn LogStore> = match config.prepare_bytes {
+            0 => Box::new(dir),
+            ahead => Box::new(PreparedLogs::new(
+                dir,
+                ahead,
+                config.durability == Durability::Strict,
+            )),
+        };
+        let store = (wrap.store)(store);
         let sink = store
             .create(&start.log)
             .with_context(|| format!("resource {res}: cannot open {}", start.log))?;
@@ -216,12 +236,11 @@ impl Primary<'_> {
         let engine_waker = Arc::clone(&waker);
         let stop_waker = Arc::clone(&waker);
         daemon.stop.on_set(move || stop_waker.wake());
-        let disk: Arc<dyn DataDisk> = Arc::new(disk);
         let engine = Engine::new(EngineParts {
             config: core_config(config, facts.mask),
             log: start.log.clone(),
             sink,
-            store: Box::new(store),
+            store,
             disk,
             links: Arc::clone(&links) as Arc<dyn crate::io::Links>,
             live: Some(LivePage::open(&env.run_dir, res.as_str())?),
@@ -257,6 +276,7 @@ impl Primary<'_> {
         links.set_actual(&[
             ("is-attached", 1),
             ("disk-error", 0),
+            ("replay-code", 0),
             ("has-emergency", 0),
             ("is-emergency", 0),
             ("open-count", openers),
@@ -289,6 +309,10 @@ impl Primary<'_> {
         drop(front);
         engine.set_device_on(false);
         let clean = threads.drain();
+        if let Err(e) = engine.finish_log() {
+            // The next start cuts it.
+            tracing::warn!("the log keeps its prepared tail: {e}");
+        }
         let status = engine.status();
         links.version(&status.durable.log, status.durable.pos);
         let back = &status.written_back;

@@ -356,3 +356,73 @@ fn recovery_without_replay_link_says_what_to_do() {
         "{e}"
     );
 }
+
+/// A crash leaves zeros behind the last record: they are no damage, and they are gone afterwards.
+#[test]
+fn recovery_cuts_the_prepared_tail() {
+    let whole = log_bytes(1, 5);
+    let promised = 2 * 4180;
+    // Complete records; a record that reached the disk in part, with zeros in its rest.
+    for kept in [
+        5 * 4180,
+        4 * 4180 + 1,
+        4 * 4180 + 500,
+        4 * 4180 + 4150,
+        2 * 4180,
+    ] {
+        let host = Host::new(1 << 20);
+        let log = host.own_log(1);
+        let mut bytes = whole[..kept].to_vec();
+        bytes.resize(kept + (3 << 20), 0);
+        std::fs::write(host.log_path(&log), &bytes).unwrap();
+        host.set(
+            "version-000000001-alpha",
+            next_version(&log, promised, None),
+        );
+        let good = kept / 4180;
+        let start = host.recover().unwrap();
+        assert_eq!((&start.log, start.records), (&host.own_log(2), good as u64));
+        assert_eq!(version(&host, 1).head.len, good as u64 * 4180);
+        let left = std::fs::read(host.log_path(&log)).unwrap();
+        assert!(left.len() >= good * 4180 && left.len() <= kept);
+        assert_eq!(left[..], whole[..left.len()]);
+        assert_eq!(page(&host.disk_path(), good), 0);
+        assert_eq!(host.recover().unwrap().log, host.own_log(2), "again");
+    }
+}
+
+#[test]
+fn recovery_zeros_before_the_promise_are_a_loss() {
+    for good in [0, 2, 3] {
+        let host = Host::new(1 << 20);
+        let log = host.own_log(1);
+        let mut bytes = log_bytes(1, 4);
+        host.set(
+            "version-000000001-alpha",
+            next_version(&log, bytes.len() as u64, None),
+        );
+        bytes.truncate(good * 4180);
+        bytes.resize(1 << 20, 0);
+        std::fs::write(host.log_path(&log), &bytes).unwrap();
+        let e = format!("{:#}", host.recover().unwrap_err());
+        assert!(e.contains(&format!("is damaged at {}", good * 4180)), "{e}");
+        assert_eq!(version(&host, 1).head.len, 4 * 4180);
+    }
+}
+
+/// A power cut right after the first commit of a log was begun: it holds nothing but what was prepared.
+#[test]
+fn recovery_a_log_of_zeros_is_an_empty_log() {
+    let host = Host::new(1 << 20);
+    let first = put_log(&host, &host.own_log(1), &log_bytes(1, 3), None);
+    let next = host.own_log(2);
+    host.set(
+        "version-000000002-alpha",
+        next_version(&next, 0, Some(&first)),
+    );
+    std::fs::write(host.log_path(&next), vec![0; 1 << 20]).unwrap();
+    let start = host.recover().unwrap();
+    assert_eq!((start.log, start.records), (next.clone(), 3));
+    assert_eq!(start.prev.unwrap(), first);
+    assert_eq!(std::fs::metadata(host.log_path(&next)).unwrap().len(), 0);
+}

@@ -1,10 +1,4 @@
 //! Secondary: applies log files to the disk.
-mod logfile;
-mod publish;
-mod replay;
-mod sys;
-mod wake;
-
 use clap::Parser;
 use mars_daemon::Daemon;
 use mars_tree::ResName;
@@ -31,5 +25,6 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     let res: ResName = args.resource.parse()?;
-    replay::run(&Daemon::start("mars-replay", Some(&args.resource))?, res)
+    let daemon = Daemon::start("mars-replay", Some(&args.resource))?;
+    mars_replay::run(&daemon, res, &|disk| disk)
 }

@@ -83,12 +83,17 @@ pub fn code_text(c: &StopCode) -> String {
     out
 }
 
-/// What a run says about the log: `Some(code)` when its local copy is damaged at the reached position. `at_final`: the run went up to the
-/// final length of the log. A cut record in a log that still grows is no damage.
-pub fn damage(end: &ApplyEnd, at_final: bool) -> Option<String> {
+/// The code of a log that is shorter than it should be.
+pub fn incomplete() -> String {
+    format!("-{ERESTART},-{DETAIL_BADLEN}")
+}
+
+/// What a run says about the log: `Some(code)` when its local copy is damaged at the reached position. `is_whole`: the run went up to a
+/// place where a record ends, as the writer says. A cut record elsewhere in a log that still grows is no damage.
+pub fn damage(end: &ApplyEnd, is_whole: bool) -> Option<String> {
     match end {
         ApplyEnd::Stop { code, .. } => Some(code_text(code)),
-        ApplyEnd::Incomplete { .. } if at_final => Some(format!("-{ERESTART},-{DETAIL_BADLEN}")),
+        ApplyEnd::Incomplete { .. } if is_whole => Some(incomplete()),
         ApplyEnd::Incomplete { .. } | ApplyEnd::Limit | ApplyEnd::Asked => None,
     }
 }

@@ -5,12 +5,13 @@ use crate::wake::{Seen, Wake};
 use anyhow::Context;
 use mars_daemon::{Daemon, InstanceLock, Rates};
 use mars_disk::{
-    ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, ApplyOutcome, CopyGuard, CopyLock, Disk,
-    DiskMode, WINDOW_BYTES, apply_log,
+    ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, ApplyOutcome, CopyGuard, CopyLock, DataDisk,
+    Disk, DiskMode, WINDOW_BYTES, apply_log,
 };
 use mars_live::{LivePage, ReplayLive};
 use mars_policy::{ReplayHold, ReplayPlan, View, replay_plan};
 use mars_tree::{Batch, Key, LogName, MessageValue, ResName, Snapshot, Tree, Watcher};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,7 +44,8 @@ struct Replay<'a> {
     page: LivePage,
     wake: Arc<Wake>,
     lock: CopyLock,
-    disk: Option<Disk>,
+    disk: Option<Arc<dyn DataDisk>>,
+    wrap: &'a WrapDisk,
     damage: Option<Damage>,
     last_window: Option<Instant>,
     rates: Rates,
@@ -62,8 +64,20 @@ enum Next {
     Wait,
 }
 
+/// Puts a layer around the disk; the daemon itself uses the identity.
+pub type WrapDisk = dyn Fn(Arc<dyn DataDisk>) -> Arc<dyn DataDisk>;
+
+/// Position and speed for people. `kib`: KiB per second over the last full interval, 0 when there is none yet.
+fn status_line(log: &LogName, pos: u64, limit: u64, kib: u64) -> String {
+    let mut line = format!("replaying {log}: {pos} of {limit}");
+    if kib > 0 {
+        line.push_str(&format!(", {} MiB/s", kib / 1024));
+    }
+    line
+}
+
 /// Runs until stopped.
-pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
+pub fn run(d: &Daemon, res: ResName, wrap: &WrapDisk) -> anyhow::Result<()> {
     let _lock = InstanceLock::acquire(&d.env, "replay", Some(&res))?;
     let tree = Tree::open(&d.env)?;
     // Watched before the first look: nothing falls between.
@@ -79,6 +93,7 @@ pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
         res,
         wake,
         disk: None,
+        wrap,
         damage: None,
         last_window: None,
         rates: Rates::default(),
@@ -169,9 +184,19 @@ impl Replay<'_> {
     }
 
     fn step(&mut self) -> anyhow::Result<Next> {
-        let snap = self.tree.snapshot_of(&self.res)?;
+        let mut snap = self.tree.snapshot_of(&self.res)?;
+        if snap.host(&Key::Primary(self.res.clone())).as_ref() != Some(&self.d.env.host)
+            && logfile::cut_own_tails(&self.d.env, &self.tree, &snap, &self.res)
+                .context("looking for the ends of own logs")?
+        {
+            snap = self.tree.snapshot_of(&self.res)?;
+        }
         self.forget_mended(&snap)?;
-        let torn = self.damage.as_ref().is_some_and(|d| d.torn);
+        // Only an own log has an end that nobody knows better. What a copy of a foreign log has lost is fetched again.
+        let torn = self
+            .damage
+            .as_ref()
+            .is_some_and(|d| d.torn && d.log.host == self.d.env.host);
         match replay_plan(&self.view(&snap), &self.res, torn) {
             Ok(ReplayPlan::Apply { log, pos, limit }) => {
                 self.publish_state(true)?;
@@ -231,7 +256,7 @@ impl Replay<'_> {
         pos: u64,
         limit: Option<u64>,
     ) -> anyhow::Result<Next> {
-        let file = match logfile::open(&self.d.env, &self.tree, &self.page, &self.res, log) {
+        let file = match logfile::open(&self.d.env, &self.tree, &self.page, &self.res, log, snap) {
             Ok(f) => f,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 self.d.status(&format!("waiting for {log}"));
@@ -256,7 +281,14 @@ impl Replay<'_> {
             .flatten()
             .min()
             .unwrap_or(0);
+        let told = logfile::creator_len(snap, &self.res, log, &log.host);
+        // Fetch will not bring again what it has brought and what is gone.
+        let is_cut = told.is_some_and(|t| file.durable < t && t <= file.fetched);
         if end <= pos {
+            if is_cut {
+                let code = publish::incomplete();
+                return self.found_damage(log, pos, file.identity, &code, false);
+            }
             self.d.status(&format!("waiting for more of {log}"));
             return Ok(Next::Wait);
         }
@@ -272,7 +304,9 @@ impl Replay<'_> {
         if out.pos > pos {
             self.message_done()?;
         }
-        self.judge(log, &out, identity, last == Some(end), pos)
+        // What the writer tells is durable there, and ends with a whole record.
+        let is_whole = is_cut || last == Some(end) || told.is_some_and(|t| out.pos < t && t <= end);
+        self.judge(log, &out, identity, is_whole, pos)
     }
 
     fn gather_left(&self) -> Option<Duration> {
@@ -309,14 +343,18 @@ impl Replay<'_> {
                 .number(&Key::Size(self.res.clone()))
                 .context("the size of the resource is unknown")?,
         };
+        let links = self.tree.root().join(format!("resource-{}", self.res));
         let mut guard: Option<CopyGuard> = None;
-        let result = apply_log(&disk, file.file, pos, end, &opts, &mut |e| {
+        let limit = end;
+        let result = apply_log(disk.as_ref(), file.file, pos, end, &opts, &mut |e| {
             match e {
                 ApplyEvent::BeforeWrite { start, end } => {
                     if guard.is_none() {
                         guard = Some(self.lock.hold()?);
                     }
                     self.tree.commit(&position.before_write(start, end))?;
+                    // After a power cut the disk must not hold more than the link tells (I3).
+                    File::open(&links)?.sync_all()?;
                     self.publish_live(log, start, position.promised - start);
                 }
                 ApplyEvent::Flushed {
@@ -331,6 +369,8 @@ impl Replay<'_> {
                     self.untrimmed += bytes;
                     self.d.progress();
                     self.report_rates()?;
+                    let (_, kib) = self.rates.current();
+                    self.d.status(&status_line(log, end, limit, kib));
                 }
             }
             Ok(if self.wake.stopped() {
@@ -365,16 +405,15 @@ impl Replay<'_> {
         log: &LogName,
         out: &ApplyOutcome,
         identity: (u64, u64),
-        at_final: bool,
+        is_whole: bool,
         from: u64,
     ) -> anyhow::Result<Next> {
-        let Some(code) = publish::damage(&out.end, at_final) else {
+        let Some(code) = publish::damage(&out.end, is_whole) else {
             self.last_error.clear();
             // A cut record at the end of what is here: more bytes will come.
             let stuck = out.pos == from && matches!(out.end, ApplyEnd::Incomplete { .. });
             return Ok(if stuck { Next::Wait } else { Next::Again });
         };
-        self.publish_code(&code)?;
         let torn = !matches!(
             out.end,
             ApplyEnd::Stop {
@@ -382,16 +421,25 @@ impl Replay<'_> {
                 ..
             }
         );
+        self.found_damage(log, out.pos, identity, &code, torn)
+    }
+
+    fn found_damage(
+        &mut self,
+        log: &LogName,
+        pos: u64,
+        identity: (u64, u64),
+        code: &str,
+        torn: bool,
+    ) -> anyhow::Result<Next> {
+        self.publish_code(code)?;
         self.damage = Some(Damage {
             log: log.clone(),
-            pos: out.pos,
+            pos,
             identity,
             torn,
         });
-        self.complain(&format!(
-            "{log} is damaged behind position {}: {code}",
-            out.pos
-        ));
+        self.complain(&format!("{log} is damaged behind position {pos}: {code}"));
         Ok(Next::Again)
     }
 
@@ -423,7 +471,7 @@ impl Replay<'_> {
         let mut b = Batch::new();
         b.set_if_changed(Key::ActSize(self.res.clone(), me), have);
         self.tree.commit(&b)?;
-        self.disk = Some(disk);
+        self.disk = Some((self.wrap)(Arc::new(disk)));
         Ok(())
     }
 
@@ -437,7 +485,8 @@ impl Replay<'_> {
         if !replaying {
             b.set_if_changed(self.actual("ops-replay_rate"), 0);
             b.set_if_changed(self.actual("amount-replay_rate"), 0);
-        } else if self.damage.is_none() {
+        } else if self.damage.is_none() && self.last_error.is_empty() {
+            // Not while a log that cannot be read is tried again and again.
             b.set_if_changed(self.actual("replay-code"), 0);
         }
         self.tree.commit(&b)?;

@@ -195,6 +195,42 @@ fn cut_record_is_no_error_until_the_log_is_final() {
     p.b.wait_text(&code, "-85,-10006");
 }
 
+/// From a time as primary that ended with a crash: zeros were prepared behind the last record.
+#[test]
+fn own_log_with_a_prepared_tail_ends_at_its_last_record() {
+    let p = pair(NET);
+    let own = log(1, p.b.name().as_str());
+    let (records, ops) = make_log(500, DISK, 9);
+    let mut model = fs::read(&p.b.disk).unwrap();
+    let mut content = records.clone();
+    content.resize(records.len() + (2 << 20), 0);
+    p.b.write_log(&own, &content);
+    p.both(|b| {
+        let start = ReplayPos {
+            log: own.clone(),
+            pos: 0,
+            dirty: 0,
+        };
+        b.set(Key::Replay(res(), p.b.name()), start);
+        b.delete(Key::Version(res(), 1, p.a.name()));
+        b.set(
+            Key::Version(res(), 1, p.b.name()),
+            next_version(&own, 0, None),
+        );
+    });
+    let _daemon = p.b.start(EXE, "data");
+    let end = records.len() as u64;
+    let reached = format!("{own},{end},0");
+    p.b.wait_text(&Key::Replay(res(), p.b.name()), &reached);
+    apply(&mut model, &ops, 0, u64::MAX);
+    assert!(fs::read(&p.b.disk).unwrap() == model);
+    assert_eq!(fs::metadata(p.b.log_path(&own)).unwrap().len(), end);
+    let version = next_version(&own, end, None);
+    let key = Key::Version(res(), 1, p.b.name());
+    assert_eq!(p.b.text(&key), Some(version.to_string()));
+    assert_eq!(p.b.actual("replay-code").as_deref(), Some("0"));
+}
+
 #[test]
 fn missing_disk_is_told_and_found_again() {
     let p = pair(NET);

@@ -2,7 +2,8 @@
 use crate::blocks::Reader;
 use crate::client::Client;
 use crate::proto::{self, ANSWER_MAX, Answer};
-use crate::window::{LogPos, Window};
+use crate::shared::Shared;
+use crate::window::{LogPos, Verdict, Window};
 use anyhow::{Context, bail};
 use mars_daemon::{Rates, dial_member};
 use mars_disk::Disk;
@@ -31,7 +32,7 @@ pub fn copy(c: &Client<'_>, p: &SyncPlan, disk: &Disk, from: u64) -> anyhow::Res
         bail!("something else is wanted than the sync from {}", p.source);
     }
     c.d.status(&format!("syncing from {}", p.source));
-    let window = Window::new(from, p.size);
+    let window = Shared::new(Window::new(from, p.size));
     let sent = AtomicU64::new(0);
     let result = std::thread::scope(|s| {
         let sender = std::thread::Builder::new()
@@ -48,7 +49,7 @@ pub fn copy(c: &Client<'_>, p: &SyncPlan, disk: &Disk, from: u64) -> anyhow::Res
         let mut receiver = Receiver::new(c, p, disk, &window, &sent);
         let received = receiver.run(&stream);
         // The sender may sit in a send or wait for room.
-        window.close();
+        window.with(Window::close);
         if received.is_err() {
             stream.shutdown(Shutdown::Both).ok();
         }
@@ -93,13 +94,14 @@ fn ask(
     source: &HostName,
     disk: &Disk,
     mut stream: &TcpStream,
-    window: &Window,
+    window: &Shared,
     sent: &AtomicU64,
 ) -> anyhow::Result<()> {
     let mut reader = Reader::new(disk);
     while let Some(chunk) = window.take() {
         // Read before the question goes out: what the source reads afterwards is at least as new.
-        window.asked(chunk, position(tree, res, source)?);
+        let known = position(tree, res, source)?;
+        window.with(|w| w.asked(chunk, known));
         let check = reader.check(chunk).context("reading the own disk")?;
         let body = check.encode();
         write_frame(&mut stream, proto::CHECK, &body).context("asking the source")?;
@@ -125,14 +127,11 @@ struct Receiver<'a> {
     c: &'a Client<'a>,
     plan: &'a SyncPlan,
     disk: &'a Disk,
-    window: &'a Window,
+    window: &'a Shared,
     sent: &'a AtomicU64,
     received: u64,
-    equal: u64,
-    different: u64,
-    /// Written since the last flush.
-    dirty: bool,
-    published: u64,
+    /// Equal and different blocks of the runs before this one.
+    before: (u64, u64),
     next_publish: Instant,
     rates: Rates,
 }
@@ -142,7 +141,7 @@ impl<'a> Receiver<'a> {
         c: &'a Client<'a>,
         plan: &'a SyncPlan,
         disk: &'a Disk,
-        window: &'a Window,
+        window: &'a Shared,
         sent: &'a AtomicU64,
     ) -> Receiver<'a> {
         // A continued sync goes on counting.
@@ -156,7 +155,6 @@ impl<'a> Receiver<'a> {
                 let (a, b) = t.split_once(',')?;
                 Some((a.parse().ok()?, b.parse().ok()?))
             });
-        let (equal, different) = before.unwrap_or((0, 0));
         Receiver {
             c,
             plan,
@@ -164,10 +162,7 @@ impl<'a> Receiver<'a> {
             window,
             sent,
             received: 0,
-            equal,
-            different,
-            dirty: false,
-            published: window.prefix(),
+            before: before.unwrap_or((0, 0)),
             next_publish: Instant::now() + PUBLISH,
             rates: Rates::default(),
         }
@@ -175,7 +170,7 @@ impl<'a> Receiver<'a> {
 
     fn run(&mut self, mut stream: &TcpStream) -> anyhow::Result<()> {
         self.publish_live();
-        while self.window.prefix() < self.plan.size {
+        while !self.window.with(|w| w.is_equal()) {
             let frame = read_frame(&mut stream, ANSWER_MAX).context("waiting for the source")?;
             self.received += (FRAME_HEADER + frame.body.len()) as u64;
             match frame.kind {
@@ -193,63 +188,61 @@ impl<'a> Receiver<'a> {
     }
 
     fn take(&mut self, a: &Answer, content: &[u8]) -> anyhow::Result<()> {
-        let known = self
-            .window
-            .expected(a.chunk)
-            .context("an answer that nobody asked for")?;
-        if a.different != 0 && !self.write(a, content, known)? {
+        let different = a.different.count_ones();
+        let verdict = self.window.with(|w| w.answered(a.chunk, different))?;
+        if verdict == Verdict::Write && !self.write(a, content)? {
             // Rare; the pause keeps it from becoming a storm when the source's position stands still.
             self.c.ctl.pause(AGAIN);
-            self.window.again(a.chunk);
             return Ok(());
         }
-        let different = u64::from(a.different.count_ones());
-        self.different += different;
-        self.equal += a.chunk.blocks() as u64 - different;
         self.rates.add(1, u64::from(a.chunk.len));
-        self.window.done(a.chunk);
         self.publish_live();
         Ok(())
     }
 
-    /// False when replay has passed the position up to which the answer is known to be new enough: then it may be too old.
-    fn write(&mut self, a: &Answer, content: &[u8], known: LogPos) -> anyhow::Result<bool> {
+    /// False when the answer may be too old.
+    fn write(&mut self, a: &Answer, content: &[u8]) -> anyhow::Result<bool> {
         let _held = self.c.lock.hold().context("waiting for replay")?;
-        if replay_link(&self.c.tree, &self.c.res, self.c.me())?.end() > known {
+        let applied = replay_link(&self.c.tree, &self.c.res, self.c.me())?.end();
+        if !self.window.with(|w| w.may_write(a.chunk, applied)) {
             return Ok(false);
         }
-        self.dirty = true;
         let result = write_answer(self.disk, a, content);
         if let Err(e) = &result {
             self.c.disk_error(e.raw_os_error().unwrap_or(libc::EIO))?;
         }
         result.context("writing the own disk")?;
+        self.window
+            .with(|w| w.written(a.chunk, a.different.count_ones()));
         Ok(true)
     }
 
     /// Flushes and publishes the gap-free prefix. The full size is published only at the very end, when it means "finished".
     fn keep(&mut self) -> anyhow::Result<()> {
         self.next_publish = Instant::now() + PUBLISH;
-        let upto = self.window.prefix();
-        if self.dirty {
-            if let Err(e) = self.disk.flush() {
+        if self.window.with(Window::begin_flush) {
+            let result = self.disk.flush();
+            self.window.with(|w| w.flushed(result.is_ok()));
+            if let Err(e) = result {
+                // The kernel takes the pages that it could not write for clean: the next look must be at the disk itself.
+                self.disk.forget_cached();
                 self.c.disk_error(e.raw_os_error().unwrap_or(libc::EIO))?;
                 return Err(e).context("flushing the own disk");
             }
-            self.dirty = false;
         }
-        let below = if upto < self.plan.size {
-            upto
+        let durable = self.window.with(|w| w.durable());
+        let below = if durable < self.plan.size {
+            durable
         } else {
             self.plan.size.saturating_sub(1) / proto::BLOCK as u64 * proto::BLOCK as u64
         };
-        self.published = self.published.max(below);
+        let (equal, different) = self.blocks();
         let (res, me) = (&self.c.res, self.c.me());
         let mut b = Batch::new();
-        b.set_if_changed(Key::SyncStatus(res.clone(), me.clone()), self.published);
+        b.set_if_changed(Key::SyncStatus(res.clone(), me.clone()), below);
         b.set_if_changed(
             Key::VerifyStatus(res.clone(), me.clone()),
-            format!("{},{}", self.equal, self.different),
+            format!("{equal},{different}"),
         );
         if let Some((ops, kib)) = self.rates.tick(Instant::now()) {
             b.set_if_changed(self.c.actual("ops-sync_rate"), ops);
@@ -261,16 +254,24 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
+    /// Equal and different blocks, earlier runs included.
+    fn blocks(&self) -> (u64, u64) {
+        let (equal, different) = self.window.with(|w| w.blocks());
+        (
+            self.before.0.saturating_add(equal),
+            self.before.1.saturating_add(different),
+        )
+    }
+
     /// What this run did, for the journal.
     fn report(&self, bytes: u64, took: Duration) {
+        let (equal, different) = self.blocks();
         tracing::info!(
-            "sync finished resource={} source={} bytes={bytes} seconds={:.3} wire_bytes={} equal_blocks={} different_blocks={}",
+            "sync finished resource={} source={} bytes={bytes} seconds={:.3} wire_bytes={} equal_blocks={equal} different_blocks={different}",
             self.c.res,
             self.plan.source,
             took.as_secs_f64(),
             self.wire_bytes(),
-            self.equal,
-            self.different,
         );
     }
 
@@ -280,10 +281,11 @@ impl<'a> Receiver<'a> {
 
     fn publish_live(&self) {
         let (ops_rate, amount_rate) = self.rates.current();
+        let (equal_blocks, different_blocks) = self.blocks();
         self.c.page.publish(&SyncLive {
-            pos: self.window.prefix(),
-            equal_blocks: self.equal,
-            different_blocks: self.different,
+            pos: self.window.with(|w| w.prefix()),
+            equal_blocks,
+            different_blocks,
             wire_bytes: self.wire_bytes(),
             ops_rate,
             amount_rate,

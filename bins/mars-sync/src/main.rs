@@ -1,14 +1,7 @@
 //! Secondary: full sync; with `serve`, hands out blocks and digests.
-mod blocks;
-mod client;
-mod copy;
-mod proto;
-mod relevant;
-mod serve;
-mod window;
-
 use clap::Parser;
 use mars_daemon::Daemon;
+use mars_sync::{client, serve};
 use mars_tree::ResName;
 use std::net::IpAddr;
 use std::process::ExitCode;

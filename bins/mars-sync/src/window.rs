@@ -1,7 +1,15 @@
-//! Which chunks are under way, and how far the gap-free prefix reaches. Pure but for the waiting.
+//! Which chunks are under way, what may be done with an answer, and how far the gap-free prefix reaches.
+//!
+//! Plain code, driven by events: it waits for nothing, reads nothing and knows no time. The daemon drives it through
+//! [`crate::shared::Shared`], the simulation directly. What a driver has to do:
+//!
+//! - Asking side: [`Window::next_step`]; on [`Next::Ask`] look up the source's replay position *before* the question goes out, tell
+//!   [`Window::asked`], then read the own digests and send the question.
+//! - Answering side: [`Window::answered`]; on [`Verdict::Write`] stop replay (the copy lock), look up the own replay position including
+//!   its dirty length, ask [`Window::may_write`], write, let replay go on, tell [`Window::written`].
+//! - Now and then: [`Window::begin_flush`], flush the disk, [`Window::flushed`]; then [`Window::durable`] is what may be published.
 use crate::proto::Chunk;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Chunks under way at once.
 pub const WINDOW: usize = 16;
@@ -9,160 +17,198 @@ pub const WINDOW: usize = 16;
 /// Position in the logs: number, bytes.
 pub type LogPos = (u32, u64);
 
-struct State {
-    size: u64,
-    next: u64,
-    /// Sent or to be sent again, by position, with the source's replay position known when it was asked for.
-    under_way: BTreeMap<u64, LogPos>,
-    again: VecDeque<u64>,
-    closed: bool,
+/// What the asking side does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Ask for this chunk.
+    Ask(Chunk),
+    /// Enough is under way.
+    Wait,
+    /// Everything is equal, or the window was closed.
+    End,
 }
 
-/// Shared by the sender and the receiver.
+/// What is to be done with an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The chunk is equal; nothing is to be done.
+    Equal,
+    /// Something differs and is to be written, when [`Window::may_write`] allows it.
+    Write,
+}
+
+/// An answer that nobody asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("an answer that nobody asked for")]
+pub struct Unasked;
+
+/// Where a chunk is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// Handed out, the question has not gone out yet; or it is to be asked again.
+    Open,
+    /// Asked when the source's replay position was at least this.
+    Asked(LogPos),
+    /// Its answer is being written.
+    Answered,
+}
+
+/// The state of one copy of `[from, size)`.
+#[derive(Clone, Debug)]
 pub struct Window {
-    state: Mutex<State>,
-    changed: Condvar,
+    size: u64,
+    next: u64,
+    under_way: BTreeMap<u64, Way>,
+    again: VecDeque<u64>,
+    closed: bool,
+    flushing: Option<u64>,
+    durable: u64,
+    equal_blocks: u64,
+    different_blocks: u64,
 }
 
 impl Window {
-    /// For `[from, size)`.
+    /// For `[from, size)`; what is before `from` is equal and durable.
     pub fn new(from: u64, size: u64) -> Window {
         Window {
-            state: Mutex::new(State {
-                size,
-                next: from,
-                under_way: BTreeMap::new(),
-                again: VecDeque::new(),
-                closed: false,
-            }),
-            changed: Condvar::new(),
+            size,
+            next: from,
+            under_way: BTreeMap::new(),
+            again: VecDeque::new(),
+            closed: false,
+            flushing: None,
+            durable: from,
+            equal_blocks: 0,
+            different_blocks: 0,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next chunk to ask for; waits for room. `None` when there is nothing more to do.
-    pub fn take(&self) -> Option<Chunk> {
-        let mut s = self.lock();
-        loop {
-            if s.closed {
-                return None;
+    /// The next chunk to ask for. It counts as under way from now on.
+    pub fn next_step(&mut self) -> Next {
+        if self.closed {
+            return Next::End;
+        }
+        if let Some(pos) = self.again.pop_front() {
+            return Next::Ask(Chunk::at(pos, self.size));
+        }
+        if self.next < self.size {
+            if self.under_way.len() >= WINDOW {
+                return Next::Wait;
             }
-            if let Some(pos) = s.again.pop_front() {
-                return Some(Chunk::at(pos, s.size));
-            }
-            if s.next < s.size && s.under_way.len() < WINDOW {
-                let chunk = Chunk::at(s.next, s.size);
-                s.next = chunk.end();
-                s.under_way.insert(chunk.pos, (0, 0));
-                return Some(chunk);
-            }
-            if s.next >= s.size && s.under_way.is_empty() {
-                return None;
-            }
-            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            let chunk = Chunk::at(self.next, self.size);
+            self.next = chunk.end();
+            self.under_way.insert(chunk.pos, Way::Open);
+            return Next::Ask(chunk);
+        }
+        if self.under_way.is_empty() {
+            Next::End
+        } else {
+            Next::Wait
         }
     }
 
-    /// Notes the source's replay position that was known before the question went out.
-    pub fn asked(&self, chunk: Chunk, known: LogPos) {
-        if let Some(k) = self.lock().under_way.get_mut(&chunk.pos) {
-            *k = known;
+    /// The question goes out now. `known` is the source's replay position, looked up before: everything in front of it is on the
+    /// source's disk, so whatever the source reads for this question is at least as new.
+    pub fn asked(&mut self, chunk: Chunk, known: LogPos) {
+        if let Some(way) = self.under_way.get_mut(&chunk.pos)
+            && *way == Way::Open
+        {
+            *way = Way::Asked(known);
         }
     }
 
-    /// What was noted, when this chunk was asked for at all.
-    pub fn expected(&self, chunk: Chunk) -> Option<LogPos> {
-        let s = self.lock();
-        if chunk != Chunk::at(chunk.pos, s.size) || s.again.contains(&chunk.pos) {
-            return None;
+    /// An answer arrived, with so many different blocks.
+    pub fn answered(&mut self, chunk: Chunk, different: u32) -> Result<Verdict, Unasked> {
+        let asked = matches!(self.under_way.get(&chunk.pos), Some(Way::Asked(_)));
+        if !asked || chunk != Chunk::at(chunk.pos, self.size) {
+            return Err(Unasked);
         }
-        s.under_way.get(&chunk.pos).copied()
+        if different == 0 {
+            self.done(chunk, 0);
+            return Ok(Verdict::Equal);
+        }
+        Ok(Verdict::Write)
     }
 
-    /// The answer was too old: ask again.
-    pub fn again(&self, chunk: Chunk) {
-        self.lock().again.push_back(chunk.pos);
-        self.changed.notify_all();
+    /// May the answer be written? `applied` is the end of what replay may have applied here, and replay must not go on before the answer
+    /// is on the disk. False when replay is ahead of what the answer is known to contain: a block would go back in time. Then the
+    /// chunk is asked for again.
+    pub fn may_write(&mut self, chunk: Chunk, applied: LogPos) -> bool {
+        let Some(way) = self.under_way.get_mut(&chunk.pos) else {
+            return false;
+        };
+        match *way {
+            Way::Asked(known) if applied <= known => {
+                *way = Way::Answered;
+                true
+            }
+            Way::Asked(_) => {
+                *way = Way::Open;
+                self.again.push_back(chunk.pos);
+                false
+            }
+            Way::Open | Way::Answered => false,
+        }
     }
 
-    /// The chunk is equal now.
-    pub fn done(&self, chunk: Chunk) {
-        self.lock().under_way.remove(&chunk.pos);
-        self.changed.notify_all();
+    /// The answer is on the disk (not flushed yet).
+    pub fn written(&mut self, chunk: Chunk, different: u32) {
+        if self.under_way.get(&chunk.pos) == Some(&Way::Answered) {
+            self.done(chunk, different);
+        }
     }
 
-    /// End of the gap-free prefix.
+    fn done(&mut self, chunk: Chunk, different: u32) {
+        self.under_way.remove(&chunk.pos);
+        self.different_blocks += u64::from(different);
+        self.equal_blocks += (chunk.blocks() as u64).saturating_sub(u64::from(different));
+    }
+
+    /// End of the gap-free prefix, durable or not.
     pub fn prefix(&self) -> u64 {
-        let s = self.lock();
-        s.under_way.keys().next().copied().unwrap_or(s.next)
+        self.under_way.keys().next().copied().unwrap_or(self.next)
     }
 
-    /// Ends the sender.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
+    /// Is everything equal (durable or not)?
+    pub fn is_equal(&self) -> bool {
+        self.prefix() >= self.size
+    }
+
+    /// A flush begins: what is equal now will be durable at its end. False when the prefix has not moved since the last one. Also what
+    /// was found equal needs a flush: it may be so because of what a killed predecessor or replay left in the page cache.
+    pub fn begin_flush(&mut self) -> bool {
+        let upto = self.prefix();
+        let moved = upto > self.durable;
+        self.flushing = moved.then_some(upto);
+        moved
+    }
+
+    /// How the flush ended. After a failure nothing that was written since the last good one may be called durable any more: only a new
+    /// copy from [`Window::durable`] on can go on.
+    pub fn flushed(&mut self, ok: bool) {
+        match self.flushing.take() {
+            Some(upto) if ok => self.durable = self.durable.max(upto),
+            Some(_) => self.closed = true,
+            None => {}
+        }
+    }
+
+    /// Equal and durable up to here: where a copy may be continued after any crash.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// What this copy has found: blocks that were equal, blocks that were written.
+    pub fn blocks(&self) -> (u64, u64) {
+        (self.equal_blocks, self.different_blocks)
+    }
+
+    /// Ends the asking side.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use super::*;
-    use crate::proto::CHUNK;
-
-    const C: u64 = CHUNK as u64;
-
-    #[test]
-    fn prefix_waits_for_the_oldest() {
-        let w = Window::new(0, 3 * C + 512);
-        let chunks: Vec<Chunk> = (0..4).map(|_| w.take().unwrap()).collect();
-        assert_eq!(chunks[3].len, 512);
-        w.done(chunks[1]);
-        w.done(chunks[3]);
-        assert_eq!(w.prefix(), 0);
-        w.again(chunks[0]);
-        assert_eq!(w.expected(chunks[0]), None, "not asked again yet");
-        assert_eq!(w.take(), Some(chunks[0]));
-        w.asked(chunks[0], (3, 7));
-        assert_eq!(w.expected(chunks[0]), Some((3, 7)));
-        w.done(chunks[0]);
-        assert_eq!(w.prefix(), 2 * C);
-        w.done(chunks[2]);
-        assert_eq!(w.prefix(), 3 * C + 512);
-        assert_eq!(w.take(), None);
-    }
-
-    #[test]
-    fn answers_nobody_asked_for_are_unexpected() {
-        let w = Window::new(C, 3 * C);
-        let a = w.take().unwrap();
-        assert_eq!(a.pos, C);
-        assert!(w.expected(a).is_some());
-        assert_eq!(w.expected(Chunk { pos: 0, len: 512 }), None);
-        assert_eq!(
-            w.expected(Chunk {
-                pos: C,
-                len: CHUNK as u32 - 512
-            }),
-            None
-        );
-        w.done(a);
-        assert_eq!(w.expected(a), None, "only once");
-    }
-
-    #[test]
-    fn closing_ends_a_waiting_sender() {
-        let w = Window::new(0, 100 * C);
-        for _ in 0..WINDOW {
-            w.take().unwrap();
-        }
-        std::thread::scope(|s| {
-            let t = s.spawn(|| w.take());
-            w.close();
-            assert_eq!(t.join().unwrap(), None);
-        });
-    }
-}
+#[path = "window_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use mars_policy::sync_source_key;
 use mars_tree::Key;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 use support::*;
@@ -42,8 +43,8 @@ fn fill(h: &Host, pos: u64, len: usize, seed: u8) {
     f.write_all_at(&data, pos).unwrap();
 }
 
-/// The primary's metadata daemon answers the ping with a fresh heartbeat.
-fn answer_ping(p: &Pair) {
+/// All blocks are equal: the client asks for a sign of the primary.
+fn wait_ping(p: &Pair) {
     let ping = p.b.env.run_dir.join("meta.ping");
     // The client writes the file after it took its stamp; beta's own `is-syncing` and progress wake us.
     let end = std::time::Instant::now() + PATIENCE;
@@ -51,6 +52,11 @@ fn answer_ping(p: &Pair) {
         assert!(std::time::Instant::now() < end, "no ping");
         std::thread::yield_now();
     }
+}
+
+/// The primary's metadata daemon answers the ping with a fresh heartbeat.
+fn answer_ping(p: &Pair) {
+    wait_ping(p);
     p.b.set(|b| {
         b.set(Key::HostActual(p.a.name(), "alive".into()), 1);
     });
@@ -129,6 +135,66 @@ fn different_blocks_only_are_sent() {
     let live = run_to_end(&p);
     assert_eq!((live.equal_blocks, live.different_blocks), (1019, 5));
     assert!(live.wire_bytes < 4 * 65536 + DISK / 100, "{live:?}");
+}
+
+/// Forwards one connection to the server and counts the bytes of both directions.
+fn counting_relay(listener: TcpListener, to: SocketAddr) -> std::thread::JoinHandle<u64> {
+    fn pump(mut from: TcpStream, mut to: TcpStream) -> u64 {
+        let n = std::io::copy(&mut from, &mut to).unwrap();
+        to.shutdown(Shutdown::Write).ok();
+        n
+    }
+    std::thread::spawn(move || {
+        let client = listener.accept().unwrap().0;
+        let end = std::time::Instant::now() + PATIENCE;
+        let server = loop {
+            match TcpStream::connect(to) {
+                Ok(s) => break s,
+                Err(e) => assert!(std::time::Instant::now() < end, "{e}"),
+            }
+            std::thread::yield_now();
+        };
+        let (c, s) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        let up = std::thread::spawn(move || pump(c, s));
+        pump(server, client) + up.join().unwrap()
+    })
+}
+
+/// 1 % of the blocks differ: little more than these blocks travels, what the daemon counts is what travels, and its memory is bounded.
+#[test]
+fn one_percent_costs_little_more_than_what_differs() {
+    let p = pair(NET);
+    to_sync(&p, 0);
+    for h in [&p.a, &p.b] {
+        fill(h, 0, DISK as usize, 5);
+    }
+    let blocks = DISK / 65536;
+    let differing: Vec<u64> = (0..blocks / 100).map(|i| i * 97).collect();
+    for b in &differing {
+        fill(&p.a, b * 65536, 65536, 8);
+    }
+    let hidden = p.a.ip.replace("127.42.", "127.27.");
+    let _serve = p.a.start_with(EXE, &["serve", "--ip", &hidden]);
+    let listener = TcpListener::bind((p.a.ip.as_str(), 7779)).unwrap();
+    let relay = counting_relay(listener, format!("{hidden}:7779").parse().unwrap());
+    let mut client = p.b.start(EXE, "data");
+    wait_ping(&p);
+    let peak = client.peak_kib();
+    answer_ping(&p);
+    assert!(client.0.wait().unwrap().success());
+    let live = p.b.page().read::<SyncLive>().0;
+    assert_eq!(live.different_blocks, differing.len() as u64);
+    let travelled = relay.join().unwrap();
+    // Only hello and opening are not counted.
+    let rest = travelled.checked_sub(live.wire_bytes).unwrap();
+    assert!(rest < 300, "{rest} bytes more than {}", live.wire_bytes);
+    let different = differing.len() as u64 * 65536;
+    assert!(
+        travelled * 10 <= different * 13,
+        "{travelled} bytes for {different} that differ"
+    );
+    assert!(peak < 24 << 10, "{peak} KiB");
+    assert!(fs::read(&p.a.disk).unwrap() == fs::read(&p.b.disk).unwrap());
 }
 
 #[test]

@@ -4,10 +4,12 @@
 //! front = "auto"                 # auto | fuse | nbd-socket
 //! durability = "strict"          # strict | flush
 //! buffer_limit_mib = 256         # dirty buffer per resource
-//! writeback_age_ms = 1000        # write-back starts after this time at the latest
+//! writeback_age_ms = 5000        # write-back starts after this time at the latest
+//! recovery_limit_mib = 1024      # and early enough that recovery finds about this much log at most
 //! log_compression = "none"       # none | lz4 | zlib
 //! log_digest = "crc32c"          # crc32c | md5
 //! logrot_auto_mib = 32768        # 0 = off
+//! log_prepare_mib = 4            # zeros ahead of the log while commits are small; 0 = none
 //! heartbeat_ms = 5000            # for the whole host only
 //! [resource.mydata]              # the same keys for one resource
 //! durability = "flush"
@@ -76,8 +78,13 @@ pub struct ResourceConfig {
     pub log_digest: LogDigest,
     /// Automatic rotation at this log size in bytes; 0 = off (default 32 GiB).
     pub rotate_bytes: u64,
-    /// Write-back starts after this time at the latest, even when there is little to write (default 1 s).
+    /// Zeros that are written ahead of the log while commits are small, in bytes; 0 = none (default 4 MiB).
+    pub prepare_bytes: u64,
+    /// Write-back starts after this time at the latest, even when there is little to write (default 5 s), and after a fifth of it when
+    /// nothing more comes.
     pub writeback_age: Duration,
+    /// Write-back starts early enough that recovery finds about this many bytes of log at most (default 1 GiB).
+    pub recovery_limit_bytes: u64,
 }
 
 /// One table of the file.
@@ -88,9 +95,11 @@ struct ResourceTable {
     durability: Option<Durability>,
     buffer_limit_mib: Option<u64>,
     writeback_age_ms: Option<u64>,
+    recovery_limit_mib: Option<u64>,
     log_compression: Option<LogCompression>,
     log_digest: Option<LogDigest>,
     logrot_auto_mib: Option<u64>,
+    log_prepare_mib: Option<u64>,
 }
 
 /// The file. The keys of [`ResourceTable`] stand at its top level too (serde's `flatten` would lose the refusal of
@@ -102,9 +111,11 @@ struct File {
     durability: Option<Durability>,
     buffer_limit_mib: Option<u64>,
     writeback_age_ms: Option<u64>,
+    recovery_limit_mib: Option<u64>,
     log_compression: Option<LogCompression>,
     log_digest: Option<LogDigest>,
     logrot_auto_mib: Option<u64>,
+    log_prepare_mib: Option<u64>,
     heartbeat_ms: Option<u64>,
     #[serde(default)]
     resource: BTreeMap<String, ResourceTable>,
@@ -168,17 +179,21 @@ impl Config {
             "",
             f.buffer_limit_mib,
             f.writeback_age_ms,
+            f.recovery_limit_mib,
             f.logrot_auto_mib,
+            f.log_prepare_mib,
         ))
         .chain(f.resource.iter().map(|(n, r)| {
             (
                 n.as_str(),
                 r.buffer_limit_mib,
                 r.writeback_age_ms,
+                r.recovery_limit_mib,
                 r.logrot_auto_mib,
+                r.log_prepare_mib,
             )
         }));
-        for (name, buffer, age, rotate) in limits {
+        for (name, buffer, age, recovery, rotate, prepare) in limits {
             let place = if name.is_empty() {
                 String::new()
             } else {
@@ -189,7 +204,9 @@ impl Config {
             }
             range(&place, "buffer_limit_mib", buffer, 4, 65536)?;
             range(&place, "writeback_age_ms", age, 1, 900_000)?;
+            range(&place, "recovery_limit_mib", recovery, 8, 1 << 20)?;
             range(&place, "logrot_auto_mib", rotate, 0, 1 << 24)?;
+            range(&place, "log_prepare_mib", prepare, 0, 1024)?;
         }
         range("", "heartbeat_ms", f.heartbeat_ms, 100, 30_000)
     }
@@ -215,9 +232,15 @@ impl Config {
                 .or(f.logrot_auto_mib)
                 .unwrap_or(32 * 1024)
                 * MIB,
+            prepare_bytes: own.log_prepare_mib.or(f.log_prepare_mib).unwrap_or(4) * MIB,
             writeback_age: Duration::from_millis(
-                own.writeback_age_ms.or(f.writeback_age_ms).unwrap_or(1000),
+                own.writeback_age_ms.or(f.writeback_age_ms).unwrap_or(5000),
             ),
+            recovery_limit_bytes: own
+                .recovery_limit_mib
+                .or(f.recovery_limit_mib)
+                .unwrap_or(1024)
+                * MIB,
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{Daemon, InstanceLock};
 use anyhow::Context;
 use mars_net::{Conn, ConnectOptions, Hello, Refusal, Service, bind_for};
 use mars_tree::{HostEnv, HostName, Key, Tree};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +13,10 @@ use std::time::Duration;
 
 /// Limit for connecting and for the handshake.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections whose hello has not been heard yet, in all and from one address. They have places of their own: silent strangers
+/// never take one from a member, and need several addresses to keep members from shaking hands.
+const STRANGERS_MAX: usize = 64;
+const STRANGERS_PER_ADDRESS: usize = 16;
 /// After the process has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -118,16 +123,60 @@ struct Server<F> {
     env: HostEnv,
     tree: Tree,
     connections: AtomicUsize,
+    strangers: Arc<Strangers>,
     noted: Mutex<Once>,
     serve: F,
 }
 
-/// Gives the place back when the connection ends, however it ends.
-struct Place<F>(Arc<Server<F>>);
+/// The place of a member: given back when the connection ends, however it ends.
+struct Place<'a>(&'a AtomicUsize);
 
-impl<F> Drop for Place<F> {
+impl<'a> Place<'a> {
+    fn take(taken: &'a AtomicUsize, max: usize) -> anyhow::Result<Place<'a>> {
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        let place = Place(taken);
+        anyhow::ensure!(before < max, TOO_MANY);
+        Ok(place)
+    }
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+const TOO_MANY: &str = "too many connections";
+
+/// Who has connected and not yet said who it is.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them; gives its place back.
+struct Stranger(Arc<Strangers>, IpAddr);
+
+impl Strangers {
+    fn take(self: &Arc<Self>, from: IpAddr) -> Option<Stranger> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, here) = (map.values().sum::<usize>(), map.get(&from).copied());
+        let here = here.unwrap_or(0);
+        if all >= STRANGERS_MAX || here >= STRANGERS_PER_ADDRESS {
+            return None;
+        }
+        map.insert(from, here + 1);
+        Some(Stranger(Arc::clone(self), from))
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut map = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = map.get_mut(&self.1) {
+            *n -= 1;
+            if *n == 0 {
+                map.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -155,6 +204,7 @@ where
         serve: make(&tree)?,
         tree,
         connections: AtomicUsize::new(0),
+        strangers: Arc::default(),
         noted: Mutex::default(),
     });
     spawn("accept", move || server.accept(&listener.socket))?;
@@ -187,14 +237,14 @@ where
     }
 
     fn start(self: &Arc<Self>, stream: TcpStream, from: IpAddr) {
-        let place = Place(Arc::clone(self));
-        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.spec.connections_max {
-            self.note(from, &anyhow::anyhow!("too many connections"));
+        let Some(stranger) = self.strangers.take(from) else {
+            self.note(from, &anyhow::anyhow!(TOO_MANY));
             return;
-        }
+        };
+        let server = Arc::clone(self);
         let done = spawn("serve", move || {
-            if let Err(e) = place.0.handle(stream) {
-                place.0.note(from, &e);
+            if let Err(e) = server.handle(stream, stranger) {
+                server.note(from, &e);
             }
         });
         if let Err(e) = done {
@@ -202,13 +252,15 @@ where
         }
     }
 
-    fn handle(&self, stream: TcpStream) -> anyhow::Result<()> {
+    fn handle(&self, stream: TcpStream, stranger: Stranger) -> anyhow::Result<()> {
         let uuid = self.tree.text(&Key::Uuid)?.unwrap_or_default();
         let mine = Hello::new(self.spec.service, uuid, self.env.host.as_str());
         let timeout = self.spec.client_timeout;
         let conn = mars_net::accept(stream, &mine, HELLO_TIMEOUT, timeout, |peer| {
             check_member(&self.tree, &mine, peer)
         })?;
+        drop(stranger);
+        let _place = Place::take(&self.connections, self.spec.connections_max)?;
         tracing::debug!("serving {}", conn.peer.host);
         (self.serve)(conn)
     }
@@ -230,5 +282,40 @@ where
         if self.is_news(&line) {
             tracing::warn!("{line}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn strangers_of_one_address_leave_room_for_others() {
+        let ip = |n: u8| IpAddr::from([127, 27, 1, n]);
+        let all: Arc<Strangers> = Arc::default();
+        let mut held: Vec<Stranger> = std::iter::from_fn(|| all.take(ip(1))).collect();
+        assert_eq!(held.len(), STRANGERS_PER_ADDRESS);
+        held.push(all.take(ip(2)).unwrap());
+        held.remove(0);
+        held.push(all.take(ip(1)).unwrap());
+        assert!(all.take(ip(1)).is_none());
+        for n in 3..=9 {
+            held.extend(std::iter::from_fn(|| all.take(ip(n))));
+        }
+        assert_eq!(held.len(), STRANGERS_MAX);
+        assert!(all.take(ip(10)).is_none());
+        held.clear();
+        assert!(all.0.lock().unwrap().is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn members_are_counted_apart() {
+        let taken = AtomicUsize::new(0);
+        let first = Place::take(&taken, 1).unwrap();
+        assert!(Place::take(&taken, 1).is_err());
+        drop(first);
+        assert!(Place::take(&taken, 1).is_ok());
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 }

@@ -332,6 +332,11 @@ impl Generation {
         self.zero_pages = 0;
     }
 
+    /// Forgets all content but keeps the memory for the next use.
+    pub fn clear(&mut self) {
+        self.reset(usize::MAX);
+    }
+
     /// All content in ascending order, neighbours merged. Data runs have at most `max_run` bytes (but at least one page); zero runs are
     /// not split, they cost no memory.
     pub fn runs(&self, max_run: usize) -> Vec<WriteRun<'_>> {
@@ -386,7 +391,7 @@ const BLOCK: usize = 128;
 /// Storage for pages in blocks, so that neither the allocator nor the kernel is asked for every page, and whole blocks can be used again.
 #[derive(Default)]
 struct Pages {
-    blocks: Vec<Box<[[u8; PAGE]]>>,
+    blocks: Vec<Box<[u8]>>,
     /// Slots below this were handed out.
     next: Slot,
     free: Vec<Slot>,
@@ -407,7 +412,8 @@ impl Pages {
         let slot = self.next;
         self.next += 1;
         if slot as usize / BLOCK >= self.blocks.len() {
-            self.blocks.push(vec![[0; PAGE]; BLOCK].into_boxed_slice());
+            // Zeroed memory as the kernel hands it out, not touched before it is used.
+            self.blocks.push(vec![0; PAGE * BLOCK].into_boxed_slice());
         }
         slot
     }
@@ -422,12 +428,16 @@ impl Pages {
 
     fn page_mut(&mut self, slot: Slot) -> &mut [u8; PAGE] {
         let slot = slot as usize;
-        &mut self.blocks[slot / BLOCK][slot % BLOCK]
+        &mut self.blocks[slot / BLOCK].as_chunks_mut().0[slot % BLOCK]
     }
 
     fn get(&self, page: &Page) -> Option<&[u8; PAGE]> {
         let slot = page.data? as usize;
-        self.blocks.get(slot / BLOCK)?.get(slot % BLOCK)
+        self.blocks
+            .get(slot / BLOCK)?
+            .as_chunks()
+            .0
+            .get(slot % BLOCK)
     }
 
     /// Forgets all content, keeps at most this many bytes of blocks.

@@ -5,8 +5,11 @@
 mod apply;
 mod apply_lock;
 mod buffer;
+mod data;
 mod disk;
 mod sys;
+mod window;
+mod write;
 
 pub use apply::{
     ApplyAnswer, ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, ApplyOutcome, WINDOW_BYTES,
@@ -14,4 +17,7 @@ pub use apply::{
 };
 pub use apply_lock::{CopyGuard, CopyLock};
 pub use buffer::{DirtyBuffer, Generation, PAGE, WriteRun};
+pub use data::DataDisk;
 pub use disk::{Disk, DiskError, DiskMode};
+pub use window::{ApplyCore, ApplyStep, FLUSH_WINDOWS, ScanStep, WINDOWS_MAX, Window, WindowScan};
+pub use write::{WriteOut, write_generation};

@@ -55,6 +55,39 @@ pub struct LogLive {
     pub ops_rate: u64,
     /// KiB per second.
     pub amount_rate: u64,
+    /// Where requests spend their time, since the start of the daemon: how often a stage was passed and for how many ns in total. Batches
+    /// from their first record to the beginning of their append.
+    pub queue_count: u64,
+    /// See `queue_count`.
+    pub queue_ns: u64,
+    /// Pieces of requests encoded and buffered; a sample of them.
+    pub encode_count: u64,
+    /// See `encode_count`.
+    pub encode_ns: u64,
+    /// Batches handed to the kernel.
+    pub append_count: u64,
+    /// See `append_count`.
+    pub append_ns: u64,
+    /// Batches made durable.
+    pub sync_count: u64,
+    /// See `sync_count`.
+    pub sync_ns: u64,
+    /// Batches of answers handed to the front end.
+    pub acknowledge_count: u64,
+    /// See `acknowledge_count`.
+    pub acknowledge_ns: u64,
+    /// Writes and flushes of generations.
+    pub write_back_count: u64,
+    /// See `write_back_count`.
+    pub write_back_ns: u64,
+    /// Longest append in ns.
+    pub append_max_ns: u64,
+    /// Longest sync.
+    pub sync_max_ns: u64,
+    /// Longest delivery of answers.
+    pub acknowledge_max_ns: u64,
+    /// Longest write or flush of a generation.
+    pub write_back_max_ns: u64,
 }
 
 /// Written by `mars-fetch`.
@@ -126,7 +159,7 @@ macro_rules! live_record {
         }
     };
 }
-live_record!(LogLive, section 0, log_nr, durable_len, logged_len, writeback_nr, writeback_pos, dirty_bytes, openers, device_on, flying, reads, read_bytes, writes, write_bytes, completion_stamp, ops_rate, amount_rate);
+live_record!(LogLive, section 0, log_nr, durable_len, logged_len, writeback_nr, writeback_pos, dirty_bytes, openers, device_on, flying, reads, read_bytes, writes, write_bytes, completion_stamp, ops_rate, amount_rate, queue_count, queue_ns, encode_count, encode_ns, append_count, append_ns, sync_count, sync_ns, acknowledge_count, acknowledge_ns, write_back_count, write_back_ns, append_max_ns, sync_max_ns, acknowledge_max_ns, write_back_max_ns);
 live_record!(FetchLive, section 1, log_nr, durable_len, complete, bytes, ops_rate, amount_rate);
 live_record!(ReplayLive, section 2, log_nr, pos, dirty, bytes, ops_rate, amount_rate);
 live_record!(SyncLive, section 3, pos, equal_blocks, different_blocks, wire_bytes, ops_rate, amount_rate);

@@ -1,14 +1,21 @@
 //! Log files: appending.
+use crate::PreparedTail;
+use crate::direct::{DirectEnd, open_direct};
 use mars_tree::LogName;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
-/// A log file that this host writes. File size = log length; never extended after a restart.
+/// A log file that this host writes; never extended after a restart. File size = log length, unless a tail is prepared; at rest
+/// always ([`LogFile::finish`]). Holds a lock on the file, so that nobody takes a prepared tail for one that was left.
 #[derive(Debug)]
 pub struct LogFile {
     file: File,
+    tail: Arc<PreparedTail>,
+    /// Appends go past the page cache.
+    direct: Option<DirectEnd>,
     name: LogName,
     len: u64,
     durable: u64,
@@ -18,6 +25,11 @@ pub struct LogFile {
 impl LogFile {
     /// Opens an existing EMPTY file or creates it exclusively (mode 0600) and syncs the directory.
     pub fn create(dir: &Path, name: &LogName) -> io::Result<LogFile> {
+        LogFile::create_with(dir, name, false)
+    }
+
+    /// As `create`; `direct`: appends go past the page cache, where the file system can.
+    pub fn create_with(dir: &Path, name: &LogName, direct: bool) -> io::Result<LogFile> {
         let path = dir.join(name.to_string());
         let open = |create: bool| {
             OpenOptions::new()
@@ -42,11 +54,37 @@ impl LogFile {
                 ),
             ));
         }
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    format!("{} is written by somebody else", path.display()),
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+        let ends = |direct: bool| -> io::Result<(File, Option<DirectEnd>)> {
+            if direct {
+                return Ok((open_direct(&path)?, Some(DirectEnd::open(&path)?)));
+            }
+            let mut options = OpenOptions::new();
+            options
+                .write(true)
+                .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
+            Ok((options.open(&path)?, None))
+        };
+        let (tail, direct) = match ends(direct) {
+            Err(e) if direct && e.raw_os_error() == Some(libc::EINVAL) => ends(false)?,
+            other => other?,
+        };
         // The name must survive a crash before anybody relies on the content.
         file.sync_all()?;
         File::open(dir)?.sync_all()?;
         Ok(LogFile {
             file,
+            tail: Arc::new(PreparedTail::new(tail)),
+            direct,
             name: name.clone(),
             len: 0,
             durable: 0,
@@ -82,14 +120,25 @@ impl LogFile {
     /// Appends at the end (all or error; after an error the file takes no more data).
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.refuse_when_failed()?;
-        let r = self.file.write_all_at(bytes, self.len);
+        let end = self.len + bytes.len() as u64;
+        self.tail.claim(end);
+        let r = match self.direct.as_mut().map(|d| d.append(bytes, self.len)) {
+            Some(Err(e)) if e.raw_os_error() == Some(libc::EINVAL) => {
+                // Blocks of another size than is common.
+                self.direct = None;
+                self.file.write_all_at(bytes, self.len)
+            }
+            Some(r) => r,
+            None => self.file.write_all_at(bytes, self.len),
+        };
         match r {
             Ok(()) => {
-                self.len += bytes.len() as u64;
+                self.len = end;
                 Ok(())
             }
             Err(e) => {
                 self.failed = true;
+                self.tail.close();
                 // Part of the bytes may be there. Nobody counts on them; without them the file ends at a record border.
                 // When this fails too, the reader finds a torn tail.
                 let _ = self.file.set_len(self.len);
@@ -112,8 +161,25 @@ impl LogFile {
         }
     }
 
+    /// For the thread that prepares the tail.
+    pub fn tail(&self) -> Arc<PreparedTail> {
+        Arc::clone(&self.tail)
+    }
+
+    /// Nothing more is appended: cuts off what was prepared, durably. Then file size = log length.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.tail.close();
+        self.refuse_when_failed()?;
+        if self.file.metadata()?.len() > self.len {
+            self.file.set_len(self.len)?;
+            self.file.sync_all()?;
+        }
+        Ok(())
+    }
+
     /// A sync by another thread failed: the file takes no more data.
     pub fn set_failed(&mut self) {
+        self.tail.close();
         self.failed = true;
     }
 
@@ -140,5 +206,12 @@ impl LogFile {
             )));
         }
         Ok(())
+    }
+}
+
+impl Drop for LogFile {
+    /// Whoever prepares must not go on in a file that is cut or deleted next. The prepared part stays: a crash leaves it, too.
+    fn drop(&mut self) {
+        self.tail.close();
     }
 }

@@ -41,10 +41,12 @@ pub(crate) const fn roundup8(n: usize) -> usize {
     (n + 7) & !7
 }
 
-/// CRC32C over the header without its spares: bytes 0..=39 and 44..=45 (transaction-log.md 6.3).
-pub(crate) fn header_check(header: &[u8; HEADER]) -> u32 {
+/// CRC32C over the header without its spares: bytes 0..=39 and 44..=45 (transaction-log.md 6.3). `words`: the first 40 bytes.
+pub(crate) fn header_check(words: &[u64; H_CHECK / 8], code: u16) -> u32 {
     let mut covered = [0u8; H_CHECK + 2];
-    covered[..H_CHECK].copy_from_slice(&header[..H_CHECK]);
-    covered[H_CHECK..].copy_from_slice(&header[H_CODE..H_MARKER]);
+    for (to, w) in covered.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&w.to_le_bytes());
+    }
+    covered[H_CHECK..].copy_from_slice(&code.to_le_bytes());
     crc_fast::crc32_iscsi(&covered)
 }

@@ -6,6 +6,7 @@
 mod codec;
 mod compress;
 mod digest;
+mod direct;
 mod file;
 mod layout;
 mod lzo;
@@ -13,6 +14,7 @@ pub mod numbers;
 mod reader;
 mod record;
 mod scan;
+mod tail;
 mod version;
 mod zeroes;
 
@@ -24,4 +26,5 @@ pub use record::{
     encode_zeroes,
 };
 pub use scan::{Detail, Scan, ScanLimits, Scanner, StopCode};
+pub use tail::{PreparedTail, cut_if_left, cut_prepared, unprepared_len, valid_end};
 pub use version::{SwitchBlock, SwitchInput, may_switch, next_version, placeholder, version_chain};

@@ -55,7 +55,11 @@ impl LogReader {
         );
         LogReader {
             file,
-            scanner: Scanner::new(scan),
+            scanner: if from == 0 {
+                Scanner::new_file(scan)
+            } else {
+                Scanner::new(scan)
+            },
             pos: from,
             limit,
             buf: Vec::new(),

@@ -90,37 +90,38 @@ struct Header {
 }
 
 impl Header {
-    fn encode(&self, check: bool) -> [u8; HEADER] {
+    /// In whole words that are put together in registers: bytes that were just stored one by one could be loaded again only after everything
+    /// stored before, the whole payload of the record before, has reached the cache.
+    fn words(&self, check: bool) -> [[u8; 8]; HEADER / 8] {
         // The callers keep all lengths within i16 and positions within i64.
-        let mut h = [0u8; HEADER];
-        h[..H_VERSION].copy_from_slice(&START_MAGIC);
-        h[H_VERSION] = VERSION;
-        h[H_VALID] = 1;
-        h[H_TOTAL_LEN..H_SEC].copy_from_slice(&(self.total_len as i16).to_le_bytes());
-        h[H_SEC..H_NSEC].copy_from_slice(&self.stamp.secs().to_le_bytes());
-        h[H_NSEC..H_POS].copy_from_slice(&u64::from(self.stamp.subsec_nanos()).to_le_bytes());
-        h[H_POS..H_LEN].copy_from_slice(&self.device_pos.to_le_bytes());
-        h[H_LEN..H_UNPACKED_LEN].copy_from_slice(&(self.stored_len as i16).to_le_bytes());
-        h[H_UNPACKED_LEN..H_CHECK].copy_from_slice(&(self.unpacked_len as i16).to_le_bytes());
-        h[H_CODE..H_MARKER].copy_from_slice(&CODE_WRITE.to_le_bytes());
+        let (sec, nsec) = (self.stamp.secs(), u64::from(self.stamp.subsec_nanos()));
+        let pos = self.device_pos;
+        let half = |n: usize| u64::from(n as u16);
+        let words: [u64; 5] = [
+            u64::from_le_bytes(START_MAGIC),
+            u64::from(VERSION) | 1 << 8 | half(self.total_len) << 16 | sec << 32,
+            sec >> 32 | nsec << 32,
+            nsec >> 32 | pos << 32,
+            pos >> 32 | half(self.stored_len) << 32 | half(self.unpacked_len) << 48,
+        ];
+        let code = CODE_WRITE.cast_unsigned();
+        let mut last = u64::from(code) << 32;
         if check {
-            let word = header_check(&h);
-            h[H_CHECK..H_CODE].copy_from_slice(&word.to_le_bytes());
-            h[H_MARKER..].copy_from_slice(&HEADER_CHECK_MARKER.to_le_bytes());
+            let word = header_check(&words, code);
+            last |= u64::from(word) | u64::from(HEADER_CHECK_MARKER) << 48;
         }
-        h
+        let [a, b, c, d, e] = words;
+        [a, b, c, d, e, last].map(u64::to_le_bytes)
     }
 }
 
-fn trailer(flags: u16, seq: u32, sum: &Sum) -> [u8; TRAILER] {
-    let mut t = [0u8; TRAILER];
-    t[..T_OLD_CHECKSUM].copy_from_slice(&END_MAGIC);
-    t[T_OLD_CHECKSUM..T_VALID].copy_from_slice(&sum.old);
-    t[T_VALID] = 1;
-    t[T_FLAGS..T_SEQ].copy_from_slice(&flags.to_le_bytes());
-    t[T_SEQ..T_DIGEST].copy_from_slice(&seq.to_le_bytes());
-    t[T_DIGEST..].copy_from_slice(&sum.folded);
-    t
+/// Appends the trailer, in words for the same reason.
+fn append_trailer(out: &mut Vec<u8>, flags: u16, seq: u32, sum: &Sum) {
+    let middle = u64::from(u32::from_le_bytes(sum.old)) | 1 << 32 | u64::from(flags) << 48;
+    out.extend_from_slice(&END_MAGIC);
+    out.extend_from_slice(&middle.to_le_bytes());
+    out.extend_from_slice(&seq.to_le_bytes());
+    out.extend_from_slice(&sum.folded);
 }
 
 /// Appends one record to `out` and returns its length in the log. `payload`: 512 ..= 4096 bytes for logs that MARS 0.1a may
@@ -154,14 +155,15 @@ pub fn encode_write(
         unpacked_len: 0,
         device_pos,
         stamp,
-    }
-    .encode(opts.header_check);
+    };
     // One reservation, then each byte is written once.
     out.reserve(total_len);
-    out.extend_from_slice(&header);
+    for word in header.words(opts.header_check) {
+        out.extend_from_slice(&word);
+    }
     out.extend_from_slice(payload);
     let s = sum(opts.digest, payload);
-    out.extend_from_slice(&trailer(opts.digest.flag(), seq, &s));
+    append_trailer(out, opts.digest.flag(), seq, &s);
     total_len
 }
 
@@ -245,8 +247,9 @@ fn finish_packed(
     seq: u32,
     s: &Sum,
 ) -> usize {
-    out[start..start + HEADER].copy_from_slice(&header.encode(opts.header_check));
+    let words = header.words(opts.header_check);
+    out[start..start + HEADER].copy_from_slice(words.as_flattened());
     out.resize(start + header.total_len - TRAILER, 0);
-    out.extend_from_slice(&trailer(opts.digest.flag() | c.flag(), seq, s));
+    append_trailer(out, opts.digest.flag() | c.flag(), seq, s);
     header.total_len
 }

@@ -33,6 +33,8 @@ impl Detail {
     pub const INCOMPL: Detail = Detail(10009);
     /// The number jumps forward.
     pub const SEQ_FW: Detail = Detail(10010);
+    /// The number does not jump forward, but does not continue either. The original only notes it.
+    pub const SEQ_BW: Detail = Detail(10011);
     /// Lengths contradict each other; own addition: the device position is impossible.
     pub const SIZE: Detail = Detail(10012);
     /// Not a record start.
@@ -129,6 +131,8 @@ pub struct Scanner {
     limits: ScanLimits,
     /// Number of the last good record; 0 = none.
     prev: u32,
+    /// The next record is the first one of its file.
+    first: bool,
     unpacker: Unpacker,
 }
 
@@ -137,6 +141,7 @@ impl Clone for Scanner {
         Scanner {
             limits: self.limits,
             prev: self.prev,
+            first: self.first,
             unpacker: Unpacker::default(), // working memory only
         }
     }
@@ -148,7 +153,16 @@ impl Scanner {
         Scanner {
             limits,
             prev: 0,
+            first: false,
             unpacker: Unpacker::default(),
+        }
+    }
+
+    /// Starts at the beginning of a file, where numbers begin with 1.
+    pub fn new_file(limits: ScanLimits) -> Scanner {
+        Scanner {
+            first: true,
+            ..Scanner::new(limits)
         }
     }
 
@@ -161,7 +175,7 @@ impl Scanner {
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Scan<'a> {
         match self.check(bytes) {
             Ok(r) => {
-                self.prev = r.seq;
+                (self.prev, self.first) = (r.seq, false);
                 Scan::Record(r)
             }
             Err(Not::End) => Scan::End,
@@ -189,7 +203,7 @@ impl Scanner {
             return Err(stop(EBADMSG, Detail::SEQ_FW).into());
         }
         let payload = self.payload(header, body, trailer)?;
-        let device_pos = self.check_meaning(header, payload.len())?;
+        let device_pos = self.check_meaning(header, payload.len(), seq)?;
         Ok(Record {
             total_len,
             device_pos,
@@ -252,9 +266,16 @@ impl Scanner {
 
     /// What the table does not check (transaction-log.md 2.6 and 6.3). Last, so that every record that the original
     /// refuses too is refused with the original's code.
-    fn check_meaning(&self, header: &[u8; HEADER], len: usize) -> Result<u64, StopCode> {
-        if has_check_word(header) && !check_word_fits(header) {
-            return Err(stop(EBADMSG, Detail::FORMAT));
+    fn check_meaning(&self, header: &[u8; HEADER], len: usize, seq: u32) -> Result<u64, StopCode> {
+        if has_check_word(header) {
+            if !check_word_fits(header) {
+                return Err(stop(EBADMSG, Detail::FORMAT));
+            }
+            // Writers of check words count without exception: a sound record that stands here once more, or instead of another, would
+            // put old data over newer ones.
+            if (self.first || self.prev != 0) && seq != self.prev.wrapping_add(1) {
+                return Err(stop(EBADMSG, Detail::SEQ_BW));
+            }
         }
         let size = stop(EBADMSG, Detail::SIZE);
         let pos = u64::try_from(i64::from_le_bytes(array(header, H_POS))).map_err(|_| size)?;
@@ -276,7 +297,8 @@ impl Scanner {
     /// may well contain records (an image of another log).
     pub fn valid_record_follows(&self, bytes: &[u8]) -> bool {
         let mut probe = Scanner::new(ScanLimits::default());
-        if matches!(probe.next(bytes), Scan::Record(_)) {
+        // Without a number it may have been torn off in its number.
+        if matches!(probe.next(bytes), Scan::Record(r) if r.seq != 0 || self.prev == 0) {
             return true;
         }
         let mut at = trusted_len(bytes).unwrap_or(1);
@@ -431,7 +453,9 @@ fn has_check_word(header: &[u8; HEADER]) -> bool {
 }
 
 fn check_word_fits(header: &[u8; HEADER]) -> bool {
-    u32::from_le_bytes(array(header, H_CHECK)) == header_check(header)
+    let words = std::array::from_fn(|i| u64::from_le_bytes(array(header, 8 * i)));
+    let code = u16::from_le_bytes(array(header, H_CODE));
+    u32::from_le_bytes(array(header, H_CHECK)) == header_check(&words, code)
 }
 
 /// Length of the record at the start of `bytes` if its header check word proves it; may reach behind `bytes`.

@@ -56,6 +56,8 @@ pub struct SwitchInput<'a> {
     pub new: &'a LogName,
     /// More than one file or link with the new number is known.
     pub duplicate: bool,
+    /// The creator of the old log may have written more of it than it has published, and is not who leads now.
+    pub creator_may_lag: bool,
     /// Own version link of the old log.
     pub own_old: Option<&'a VersionLink>,
     /// Version link of the old log by its creator.
@@ -97,6 +99,10 @@ pub enum SwitchBlock {
 
 /// May `me` go from `old` to `new`? Rules 1 to 9 of symlink-tree.md 4.4 in order, positions compared by value.
 ///
+/// Rule 6 is read with sense: lengths are published now and then, so the link of a creator that died may be an earlier stage of the
+/// own one. Then the new log decides: when its predecessor is exactly what this host has (the digest covers everything before it), both have
+/// the same history. Should the creator come back with more, it is the creator that has left the common history.
+///
 /// Rule 8 tolerates only a position *behind* the length: one beyond it would mean that the disk holds what the creator's
 /// history does not.
 pub fn may_switch(i: &SwitchInput<'_>) -> Result<(), SwitchBlock> {
@@ -118,7 +124,7 @@ pub fn may_switch(i: &SwitchInput<'_>) -> Result<(), SwitchBlock> {
     if !i.designated && !new_is_mine && i.creator_new.is_none() {
         return Err(SwitchBlock::NotYetExist);
     }
-    if own != creator {
+    if own != creator && !(i.creator_may_lag && is_lagging(own, creator, i.creator_new)) {
         return Err(SwitchBlock::NotEqual);
     }
     let replay = i
@@ -140,6 +146,14 @@ pub fn may_switch(i: &SwitchInput<'_>) -> Result<(), SwitchBlock> {
         return Err(SwitchBlock::SplitBrain);
     }
     Ok(())
+}
+
+/// Is the creator's link an earlier stage of the own one, and does the new log continue exactly the own one?
+fn is_lagging(own: &VersionLink, creator: &VersionLink, new: Option<&VersionLink>) -> bool {
+    creator.head.log == own.head.log
+        && creator.pred == own.pred
+        && creator.head.len < own.head.len
+        && new.is_some_and(|n| n.pred.as_ref() == Some(&own.head))
 }
 
 /// Checks a sequence of links of one owner (ascending numbers): returns the first number whose link does not follow from its

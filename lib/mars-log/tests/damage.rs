@@ -204,6 +204,44 @@ fn row_14_number_stays_or_jumps_back_and_is_accepted() {
     }
 }
 
+/// Stricter than the table: records with a check word come from a writer that counts without exception. So a sound record that stands
+/// somewhere else, or twice, is found.
+#[test]
+fn numbers_of_records_with_check_words_continue() {
+    let counted = |list: &[u32]| {
+        let mut out = Vec::new();
+        for n in list {
+            let opts = EncodeOptions::default();
+            assert_eq!(
+                encode_write(&mut out, 0, &page(1, 512), STAMP, *n, &opts),
+                596
+            );
+        }
+        out
+    };
+    for (list, good) in [
+        (&[5, 6, 7][..], 3),
+        (&[5, 5, 6], 1),
+        (&[5, 6, 5], 2),
+        (&[5, 0, 6], 1),
+        (&[u32::MAX - 1, u32::MAX, 0, 1], 4),
+    ] {
+        let bytes = counted(list);
+        let end = if good == list.len() {
+            Outcome::End
+        } else {
+            stopped(-74, Some(10011))
+        };
+        assert_eq!(scan_all(&bytes), (good, good * 596, end), "{list:?}");
+    }
+    for (list, good) in [(&[1, 2][..], true), (&[2, 3], false), (&[0, 1], false)] {
+        let bytes = counted(list);
+        let is_record = |mut s: Scanner| matches!(s.next(&bytes), Scan::Record(_));
+        assert_eq!(is_record(Scanner::new_file(ScanLimits::default())), good);
+        assert!(is_record(Scanner::new(ScanLimits::default())));
+    }
+}
+
 #[test]
 fn row_15_decompressed_length() {
     // Not larger than l_len, not a multiple of 512, negative.

@@ -35,6 +35,10 @@ fn create_makes_an_empty_private_file_once() {
         (log.name(), log.len(), log.durable_len(), log.is_empty()),
         (&name(1), 0, 0, true)
     );
+    // Somebody has it.
+    let e = LogFile::create(dir.path(), &name(1)).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::ResourceBusy);
+    drop(log);
     // Empty: may be taken over. Not empty: never.
     let mut log = LogFile::create(dir.path(), &name(1)).unwrap();
     log.append(b"x").unwrap();
@@ -260,4 +264,31 @@ fn stop_keeps_what_came_before() {
         };
         assert_eq!((n, stop.to_string()), (bad, "-74,-10101".to_string()));
     }
+}
+
+#[test]
+fn appends_past_the_page_cache_read_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogFile::create_with(dir.path(), &name(1), true).unwrap();
+    let path = dir.path().join("log-000000001-alpha");
+    let mut expected: Vec<u8> = Vec::new();
+    for (i, len) in [1, 595, 4096, 3500, 8192, 134_000, 2_500_000, 7, 0, 4096]
+        .into_iter()
+        .enumerate()
+    {
+        let bytes: Vec<u8> = (0..len).map(|n: usize| (n / 7 + i) as u8 | 1).collect();
+        log.append(&bytes).unwrap();
+        log.sync().unwrap();
+        expected.extend_from_slice(&bytes);
+        let content = fs::read(&path).unwrap();
+        assert!(content.len() < expected.len() + 4096);
+        assert_eq!(content[..expected.len()], expected);
+        assert!(content[expected.len()..].iter().all(|b| *b == 0));
+    }
+    assert_eq!(
+        (log.len(), log.durable_len()),
+        (expected.len() as u64, expected.len() as u64)
+    );
+    log.finish().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), expected);
 }

@@ -20,8 +20,16 @@ fn no_data_after_a_failed_append() {
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
+    // No space to prepare: no trouble for the log, and nothing of it is left.
+    let path = dir.path().join("log-000000001-alpha");
     limit_files(1000);
-    log.append(&[1; 600]).unwrap();
+    log.append(&[1; 300]).unwrap();
+    let e = log.tail().prepare(1 << 20).unwrap_err();
+    assert_eq!(e.raw_os_error(), Some(libc::EFBIG));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 300);
+    log.tail().prepare(1 << 20).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 300, "given up");
+    log.append(&[1; 300]).unwrap();
     log.sync().unwrap();
     // 400 bytes of this one fit.
     let e = log.append(&[2; 600]).unwrap_err();
@@ -35,6 +43,6 @@ fn no_data_after_a_failed_append() {
     );
     assert!(log.sync().is_err());
     assert_eq!((log.len(), log.durable_len()), (600, 600));
-    let on_disk = std::fs::read(dir.path().join("log-000000001-alpha")).unwrap();
+    let on_disk = std::fs::read(path).unwrap();
     assert!(on_disk == [1; 600], "ends at the last whole append");
 }

@@ -237,7 +237,6 @@ fn corruption_is_told_from_a_torn_tail() {
 fn record_with_a_number_that_cannot_stand_there_is_not_taken_as_proof() {
     // The rest of an older log in recycled space: sound records, numbers too high or too low.
     let opts = EncodeOptions::default();
-    let mut s = Scanner::new(ScanLimits::default());
     let mut bytes = Vec::new();
     assert!(encode_write(&mut bytes, 0, &page(1, 512), STAMP, 50, &opts) > 0);
     let at = bytes.len();
@@ -253,6 +252,7 @@ fn record_with_a_number_that_cannot_stand_there_is_not_taken_as_proof() {
     ] {
         bytes.truncate(behind);
         assert!(encode_write(&mut bytes, 0, &page(2, 512), STAMP, seq, &opts) > 0);
+        let mut s = Scanner::new(ScanLimits::default());
         assert!(matches!(s.next(&bytes), Scan::Record(_)));
         assert_eq!(s.valid_record_follows(&bytes[at..]), proof, "{seq}");
     }

@@ -161,6 +161,7 @@ struct Facts {
     old: LogName,
     new: LogName,
     duplicate: bool,
+    creator_may_lag: bool,
     own_old: Option<VersionLink>,
     creator_old: Option<VersionLink>,
     creator_new: Option<VersionLink>,
@@ -177,6 +178,7 @@ fn allowed() -> Facts {
         old: two.head.log.clone(),
         new: three.head.log.clone(),
         duplicate: false,
+        creator_may_lag: false,
         replay: Some(ReplayPos {
             log: two.head.log.clone(),
             pos: two.head.len,
@@ -199,6 +201,7 @@ fn decide(spoil: impl FnOnce(&mut Facts)) -> Result<(), SwitchBlock> {
         old: &f.old,
         new: &f.new,
         duplicate: f.duplicate,
+        creator_may_lag: f.creator_may_lag,
         own_old: f.own_old.as_ref(),
         creator_old: f.creator_old.as_ref(),
         creator_new: f.creator_new.as_ref(),
@@ -306,6 +309,53 @@ fn switch_rule_6_equal() {
     assert_eq!(
         decide(|f| f.own_old.as_mut().unwrap().pred = None),
         Err(SwitchBlock::NotEqual)
+    );
+}
+
+/// The creator died before it published the whole length; the next log continues what this host has.
+#[test]
+fn switch_rule_6_creator_died_before_it_published_all() {
+    let behind = |f: &mut Facts| {
+        let [one, ..] = history();
+        f.creator_old = Some(next(2, "hostA", 1000, Some(&one)));
+        f.creator_may_lag = true;
+    };
+    assert_eq!(decide(behind), Ok(()));
+    let spoilt = |spoil: fn(&mut Facts)| {
+        decide(|f| {
+            behind(f);
+            spoil(f);
+        })
+    };
+    let no = Err(SwitchBlock::NotEqual);
+    assert_eq!(spoilt(|f| f.creator_may_lag = false), no);
+    // It published more than is here.
+    assert_eq!(
+        spoilt(|f| f.creator_old.as_mut().unwrap().head.len = 600_000),
+        no
+    );
+    // Another history before it.
+    assert_eq!(spoilt(|f| f.creator_old.as_mut().unwrap().pred = None), no);
+    // The next log continues something else, by length or by digest only, or is not known.
+    assert_eq!(
+        spoilt(|f| f.creator_new.as_mut().unwrap().pred.as_mut().unwrap().len = 1000),
+        no
+    );
+    assert_eq!(
+        spoilt(|f| f.creator_new.as_mut().unwrap().pred.as_mut().unwrap().md5 = [1; 16]),
+        no
+    );
+    assert_eq!(
+        spoilt(|f| {
+            f.creator_new = None;
+            f.designated = true;
+        }),
+        no
+    );
+    // Not everything of it is replayed.
+    assert_eq!(
+        spoilt(|f| f.replay.as_mut().unwrap().pos = 1000),
+        Err(SwitchBlock::NotFinished)
     );
 }
 

@@ -1,5 +1,6 @@
 //! Split brain (symlink-tree.md 4.5).
 use crate::View;
+use crate::known::KnownLogs;
 use mars_tree::{HostName, LogName, ResName};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -25,11 +26,12 @@ pub struct SplitBrain {
 /// One thing is stricter than the original: a host that writes the log in its own replay link starts at the length it has
 /// logged, not at its write-back position. Otherwise a split would stay unseen until the write-back comes past it (I8).
 pub fn split_brain(v: &View<'_>, res: &ResName) -> Option<SplitBrain> {
+    let known = KnownLogs::of(v, res);
     let starts: Vec<Walk> = v
         .snap
         .members(res)
         .into_iter()
-        .filter_map(|host| Walk::start(v, res, host))
+        .filter_map(|host| Walk::start(v, res, &known, host))
         .collect();
     let mut points: BTreeMap<String, BTreeMap<HostName, u64>> = BTreeMap::new();
     let mut note = |after: String, host: &HostName, amount: u64| {
@@ -73,22 +75,32 @@ struct Walk {
     at: Option<(LogName, u64)>,
     depth: usize,
     amount: u64,
+    /// It began behind an empty log that is no history: what is before that is complete, not mere lag.
+    complete: bool,
 }
 
 impl Walk {
-    fn start(v: &View<'_>, res: &ResName, host: HostName) -> Option<Walk> {
+    fn start(v: &View<'_>, res: &ResName, known: &KnownLogs, host: HostName) -> Option<Walk> {
         let r = v.snap.replay(res, &host)?;
         let logged = v
             .snap
             .version(res, r.log.nr, &host)
             .filter(|l| r.log.host == host && l.head.log == r.log)
             .map_or(0, |l| l.head.len);
-        Some(Walk {
+        let len = r.pos.max(logged);
+        let empty = len == 0 && known.instead_of(&r.log).is_some();
+        let mut walk = Walk {
             host,
-            at: Some((r.log, r.pos.max(logged))),
+            at: Some((r.log, len)),
             depth: 0,
             amount: 0,
-        })
+            complete: empty,
+        };
+        if empty {
+            walk.step(v, res);
+            walk.depth = 0;
+        }
+        Some(walk)
     }
 
     /// One log back. Numbers must fall, so that a damaged chain ends.
@@ -128,8 +140,8 @@ fn compare(v: &View<'_>, res: &ResName, a: &mut Walk, b: &mut Walk) -> Option<St
             Ordering::Equal => {
                 let (shorter, split) = match len_a.cmp(len_b) {
                     Ordering::Equal => (len_a, a.depth > 0 && b.depth > 0),
-                    Ordering::Less => (len_a, a.depth > 0),
-                    Ordering::Greater => (len_b, b.depth > 0),
+                    Ordering::Less => (len_a, a.depth > 0 || a.complete),
+                    Ordering::Greater => (len_b, b.depth > 0 || b.complete),
                 };
                 return (split || certain).then(|| format!("{log_a},{shorter}"));
             }

@@ -59,7 +59,11 @@ pub fn progress(v: &View<'_>, res: &ResName, host: &HostName) -> Progress {
     let Some(r) = v.snap.replay(res, host) else {
         return Progress::default();
     };
-    let known = KnownLogs::of(v, res);
+    let mut known = KnownLogs::of(v, res);
+    if host == v.local && v.is_actual_primary(res, host) {
+        // The file of the log that is being written may be longer than the log.
+        known.cap_to_links(host);
+    }
     let nr = r.log.nr;
     let here = |log_nr: u32, exact: Option<&LogName>| -> Option<u64> {
         if host == v.local {
@@ -103,6 +107,8 @@ pub fn progress(v: &View<'_>, res: &ResName, host: &HostName) -> Progress {
         p.fetch_size = p.fetch_size.saturating_add(longest);
         match here(p.work_nr, None) {
             Some(local) if contiguous => {
+                // A damaged link may tell of more than is known of the number that it stands for.
+                let local = local.min(longest);
                 p.fetch_nr = p.work_nr;
                 p.fetch_pos = p.fetch_pos.saturating_add(local);
                 contiguous = local >= longest;

@@ -16,7 +16,7 @@ pub enum ReplayPlan {
         log: LogName,
         /// Position.
         pos: u64,
-        /// Set while a sync is unfinished: the primary's replay position, which must not be passed.
+        /// Must not be passed. Set while a sync is unfinished (the primary's replay position), and where histories part inside this log.
         limit: Option<u64>,
     },
     /// The log is finished: go on to this one (write replay link `NEW,0,0` and the version link with length 0).
@@ -82,21 +82,29 @@ pub fn replay_plan(
     if known.creators(r.log.nr).len() > 1 {
         return Err(ReplayHold::Blocked(SwitchBlock::SplitBrain));
     }
+    if let Some(new) = known.instead_of(&r.log) {
+        return pass_by(v, res, &r, new);
+    }
     let limit = sync_limit(v, res, &r)?;
     let facts = known.get(&r.log);
     let next = known.creators(r.log.nr.saturating_add(1));
+    // Who was forced without the rest of this log has left it there. What its creator has more is another branch (I8), unless it leads.
+    let parting = facts.shortest_by_successor.filter(|len| {
+        Some(*len) < facts.creator && r.log.host != *me && !v.is_designated(res, &r.log.host)
+    });
     let end = match next.as_slice() {
         // After a crash an own log may hold more than this host had published before. All of it is own history: only with
         // its true end in the version link can the others (and rule 9) see whether history has split (I8).
         _ if r.log.host == *me => facts.local.unwrap_or(0),
         [] => facts.longest(),
-        _ => facts.final_len(),
+        _ => parting.unwrap_or_else(|| facts.final_len()),
     };
     if limit.is_some_and(|l| r.pos >= l) {
         return Err(ReplayHold::Sync);
     }
     if r.pos < end && !tail_damaged {
         let (log, pos) = (r.log, r.pos);
+        let limit = limit.into_iter().chain(parting).min();
         return Ok(ReplayPlan::Apply { log, pos, limit });
     }
     let Some(creator) = next.first() else {
@@ -119,6 +127,39 @@ pub fn replay_plan(
         return Err(ReplayHold::AtEnd);
     }
     Ok(ReplayPlan::Switch { old: r.log, new })
+}
+
+/// The own position is the beginning of a log that holds nothing, while another one of the same number is history. That position is
+/// the end of the log before it, and from there the other one may be entered like any next log.
+fn pass_by(
+    v: &View<'_>,
+    res: &ResName,
+    r: &ReplayPos,
+    host: &HostName,
+) -> Result<ReplayPlan, ReplayHold> {
+    let split = ReplayHold::Blocked(SwitchBlock::SplitBrain);
+    let nr = r.log.nr;
+    let before = nr.checked_sub(1).and_then(|n| v.snap.version(res, n, v.me));
+    let (0, 0, Some(before)) = (r.pos, r.dirty, before) else {
+        return Err(split);
+    };
+    // The own link of the empty log says what it follows; it is absent when the crash came before it was written.
+    let own = v.snap.version(res, nr, v.me);
+    if own.is_some_and(|l| l.head.log == r.log && l.pred.as_ref() != Some(&before.head)) {
+        return Err(split);
+    }
+    let at_end = ReplayPos {
+        log: before.head.log.clone(),
+        pos: before.head.len,
+        dirty: 0,
+    };
+    let new = LogName {
+        nr,
+        host: host.clone(),
+    };
+    check_switch(v, res, &at_end, &new, false, false).map_err(ReplayHold::Blocked)?;
+    let old = at_end.log;
+    Ok(ReplayPlan::Switch { old, new })
 }
 
 /// While the own sync is unfinished replay must not pass the primary's replay position (transaction-log.md 4.1 rule 2).
@@ -163,6 +204,8 @@ pub(crate) fn check_switch(
         old,
         new,
         duplicate,
+        // While it leads, or goes on itself, its own word is worth waiting for.
+        creator_may_lag: !v.is_designated(res, &old.host),
         own_old: own_old.as_ref(),
         creator_old: creator_old.as_ref(),
         creator_new: creator_new.as_ref(),

@@ -65,8 +65,15 @@ impl Daemon {
     }
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+    /// Most of it so far.
+    pub fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+    fn status_kib(&self, name: &str) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = text.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        let line = text.lines().find(|l| l.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }
@@ -198,8 +205,12 @@ impl Host {
     }
     /// Starts a daemon of this host.
     pub fn start(&self, exe: &str, what: &str) -> Daemon {
+        self.start_with(exe, &[what])
+    }
+    /// The same with options.
+    pub fn start_with(&self, exe: &str, args: &[&str]) -> Daemon {
         let mut c = Command::new(exe);
-        c.arg(what).stdin(Stdio::null());
+        c.args(args).stdin(Stdio::null());
         for (k, v) in self.env.to_vars() {
             c.env(k, v);
         }

@@ -135,6 +135,11 @@ pub fn strangers(exe: &str, p: &Pair, (service, port): (Service, u16), works: im
     assert_eq!(server.said("connection from 127.0.0.1: "), 2);
     works(&mut early);
     works(&mut server.call(member, &hello(UUID, "beta")).unwrap());
+    // More silence than there are places, all from one address: a member still gets through at once.
+    let silent: Vec<TcpStream> = (0..300).map(|_| server.stranger()).collect();
+    works(&mut server.call(member, &hello(UUID, "beta")).unwrap());
+    assert_eq!(server.said("connection from 127.0.0.1: too many"), 1);
+    drop(silent);
 }
 
 /// Addresses of their own, so that nothing else on this machine is met.

@@ -9,7 +9,7 @@
 use mars_disk::Disk;
 use mars_front::{Answers, Backend, IoResult, Ticket};
 use mars_live::Clock;
-use mars_log::{EncodeOptions, LogFile};
+use mars_log::{EncodeOptions, LogFile, PreparedTail};
 use mars_logger::core::CoreConfig;
 use mars_logger::engine::{Engine, EngineParts};
 use mars_logger::io::{DataDisk, Links, LogSink, LogStore, LogSync};
@@ -140,6 +140,7 @@ impl Host {
         let world = Arc::new(LogWorld {
             dir: self.log_dir(),
             durable: Mutex::default(),
+            appended: Mutex::default(),
             fail_after: AtomicI64::new(i64::MAX),
             has_space: AtomicBool::new(true),
         });
@@ -159,6 +160,7 @@ impl Host {
                 limit: o.limit,
                 encode: EncodeOptions::default(),
                 age: o.age,
+                recovery_limit: 1 << 30,
                 zeroes_packed: true,
             },
             log: start.log.clone(),
@@ -215,6 +217,7 @@ impl Running {
     /// Clean stop. The disk file gets what was flushed.
     pub fn stop(self) -> bool {
         let clean = self.threads.drain();
+        self.engine.finish_log().unwrap();
         let s = self.engine.status();
         self.links.version(&s.durable.log, s.durable.pos);
         assert!(
@@ -242,14 +245,19 @@ impl Running {
         for (log, len) in self.world.durable.lock().unwrap().iter() {
             let path = self.world.dir.join(log.to_string());
             let size = std::fs::metadata(&path).unwrap().len();
+            let appended = self.world.appended.lock().unwrap()[log].min(size);
             let keep = len
-                + if size > *len {
-                    rng.below(size - len + 1)
+                + if appended > *len {
+                    rng.below(appended - len + 1)
                 } else {
                     0
                 };
             let file = std::fs::File::options().write(true).open(&path).unwrap();
             file.set_len(keep).unwrap();
+            if rng.below(4) > 0 {
+                // What was prepared is there, what was written over it is not.
+                file.set_len(size).unwrap();
+            }
         }
         std::fs::write(&self.disk_path, &s.durable).unwrap();
     }
@@ -260,6 +268,7 @@ impl Running {
 pub struct LogWorld {
     pub dir: PathBuf,
     pub durable: Mutex<HashMap<LogName, u64>>,
+    pub appended: Mutex<HashMap<LogName, u64>>,
     /// Log operations until all fail.
     pub fail_after: AtomicI64,
     pub has_space: AtomicBool,
@@ -282,6 +291,7 @@ struct Sink {
 }
 struct Syncer {
     file: std::fs::File,
+    tail: Arc<PreparedTail>,
     name: LogName,
     len: Arc<AtomicU64>,
     world: Arc<LogWorld>,
@@ -292,6 +302,7 @@ impl LogStore for Store {
         self.0.step()?;
         let log = LogFile::create(&self.0.dir, name)?;
         self.0.durable.lock().unwrap().insert(name.clone(), 0);
+        self.0.appended.lock().unwrap().insert(name.clone(), 0);
         Ok(Box::new(Sink {
             log,
             len: Arc::default(),
@@ -310,15 +321,22 @@ impl LogSink for Sink {
         self.world.step()?;
         self.log.append(bytes)?;
         self.len.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        let name = self.log.name().clone();
+        let mut appended = self.world.appended.lock().unwrap();
+        appended.insert(name, self.log.len());
         Ok(())
     }
     fn syncer(&self) -> io::Result<Arc<dyn LogSync>> {
         Ok(Arc::new(Syncer {
             file: self.log.handle()?,
+            tail: self.log.tail(),
             name: self.log.name().clone(),
             len: Arc::clone(&self.len),
             world: Arc::clone(&self.world),
         }))
+    }
+    fn finish(&mut self) -> io::Result<()> {
+        self.log.finish()
     }
 }
 impl LogSync for Syncer {
@@ -332,7 +350,8 @@ impl LogSync for Syncer {
             .lock()
             .unwrap()
             .insert(self.name.clone(), len);
-        Ok(())
+        // Right in the way of the appends.
+        self.tail.prepare(len + 4096)
     }
 }
 
@@ -423,6 +442,7 @@ impl DataDisk for VolatileDisk {
         self.flushes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
+    fn forget_cached(&self) {}
 }
 
 // ---- a front end ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ use crate::fixtures;
 use mars_tree::{HostName, ResName, Snapshot};
 use std::time::Duration;
 
+mod abandoned;
 mod garbage;
 mod history;
 mod keep;

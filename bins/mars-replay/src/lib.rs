@@ -1,0 +1,9 @@
+//! Secondary: applies log files to the disk. `main.rs` only parses and runs.
+
+mod logfile;
+mod publish;
+mod replay;
+mod sys;
+mod wake;
+
+pub use replay::{WrapDisk, run};
