@@ -5,7 +5,7 @@ set -euo pipefail
 build=(gcc)
 demo=("${build[@]}" libnbd-bin python3-libnbd qemu-utils e2fsprogs)
 test=("${demo[@]}" g++ fio xfsprogs fuse3 systemd dbus util-linux)
-bench=("${test[@]}" nbdkit)
+bench=("${test[@]}" nbdkit libnbd-dev rsync postgresql)
 
 case "${1:-}" in
 build) want=("${build[@]}") ;;

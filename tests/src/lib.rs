@@ -2,10 +2,23 @@
 //! the unit manager `direct`. Everything is removed again when a [`Cluster`] is dropped, also after a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod anytime;
+pub mod chaos;
+pub mod faulty;
+pub mod load;
+pub mod nbd;
+pub mod proxy;
+pub mod rng;
+pub mod sim;
+pub mod stamp;
+pub mod trace;
+pub mod watch;
+
 use mars_tree::{HostEnv, Key, Snapshot, Tree, TreeEvent, Watcher};
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -23,17 +36,17 @@ pub fn bin_dir() -> PathBuf {
         return d.into();
     }
     let exe = std::env::current_exe().expect("own path");
-    let dir = exe
-        .parent()
-        .and_then(Path::parent)
-        .expect("target directory")
-        .to_path_buf();
-    assert!(
-        dir.join("marsadm").exists(),
-        "{} has no marsadm: run `make build` or `cargo build --bins` first",
-        dir.display()
-    );
-    dir
+    // A test lies in `deps/`, a program beside the others.
+    let dir = exe.ancestors().skip(1).take(2);
+    dir.filter(|d| d.join("marsadm").exists())
+        .map(Path::to_path_buf)
+        .next()
+        .unwrap_or_else(|| {
+            panic!(
+                "no marsadm beside {}: run `make build` or `cargo build --bins` first",
+                exe.display()
+            )
+        })
 }
 
 /// `tests/tools/NAME` of this checkout.
@@ -49,6 +62,8 @@ pub struct Host {
     pub env: HostEnv,
     /// Loopback address.
     pub ip: String,
+    /// Further environment variables of all its processes.
+    pub vars: Vec<(String, String)>,
     dir: PathBuf,
     bin: PathBuf,
 }
@@ -89,6 +104,7 @@ impl Host {
         for (k, v) in self.env.to_vars() {
             c.env(k, v);
         }
+        c.envs(self.vars.iter().map(|(k, v)| (k, v)));
         c
     }
 
@@ -307,9 +323,15 @@ pub struct Cluster {
 impl Cluster {
     /// Makes host directories; nothing is started. `config` is every host's `mars.conf`.
     pub fn new(names: &[&str], config: &str) -> Cluster {
+        Cluster::new_in(Path::new("/tmp"), names, config)
+    }
+
+    /// The same with everything below `base`. The directory's name begins with `MARS_TEST_TAG` when that is set.
+    pub fn new_in(base: &Path, names: &[&str], config: &str) -> Cluster {
+        let tag = std::env::var("MARS_TEST_TAG").unwrap_or_else(|_| "mars-e2e".into());
         let dir = tempfile::Builder::new()
-            .prefix("mars-e2e.")
-            .tempdir_in("/tmp")
+            .prefix(&format!("{tag}."))
+            .tempdir_in(base)
             .expect("directory");
         let pid = std::process::id();
         let net = NEXT_NET.fetch_add(1, Ordering::Relaxed);
@@ -345,6 +367,7 @@ impl Cluster {
                 Host {
                     env,
                     ip,
+                    vars: Vec::new(),
                     dir: d,
                     bin: bin.clone(),
                 }
@@ -399,7 +422,12 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         for h in &self.hosts {
+            // Reconcilers that come from now on start nothing; one that is at work is waited for.
+            let stopped = fs::write(h.env.run_dir.join("stopped"), "stopped by the test\n");
+            let lock = File::open(h.env.run_dir.join("reconcile.lock"))
+                .map(|f| Flock::lock(f, FlockArg::LockExclusive));
             h.kill_all();
+            drop((stopped, lock));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Forced failover, split brain, and its resolution.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mars_tests::{Cluster, check, digest, make_disk, write};
+use mars_tests::{Cluster, Host, check, digest, make_disk, write};
 
 const SIZE: u64 = 16 << 20;
 const RES: &str = "data";
@@ -24,6 +24,19 @@ fn two_hosts() -> (Cluster, [std::path::PathBuf; 2]) {
     (cluster, disks)
 }
 
+/// Everything that `leader` has logged in its log `nr` is on both disks. (`UpToDate` alone may be said before the leader has published
+/// what it logged a moment ago.)
+fn replayed(follower: &Host, leader: &Host, nr: u32) {
+    let res = RES.parse().unwrap();
+    follower.wait_tree("replay of everything", |s| {
+        let logged = s.version(&res, nr, &leader.env.host).map(|v| v.head.len);
+        s.replay(&res, &leader.env.host).is_some_and(|p| {
+            let is_end = p.log.nr == nr && p.pos > 0 && p.dirty == 0 && Some(p.pos) == logged;
+            is_end && s.replay(&res, &follower.env.host) == Some(p)
+        })
+    });
+}
+
 /// The unmodified old primary returns after a failover: it follows without a sync and without a split brain.
 #[test]
 fn failover_old_primary_follows() {
@@ -34,15 +47,7 @@ fn failover_old_primary_follows() {
         write(&alpha.uri(RES), &journal, SIZE, &["--batches", "20"]).code,
         0
     );
-    beta.wait_tree("replay of everything", |s| {
-        let (res, a, b) = (
-            RES.parse().unwrap(),
-            alpha.env.host.clone(),
-            beta.env.host.clone(),
-        );
-        s.replay(&res, &a)
-            .is_some_and(|p| p.dirty == 0 && p.pos > 0 && s.replay(&res, &b) == Some(p))
-    });
+    replayed(beta, alpha, 1);
     alpha.kill_all();
     let r = beta.run(&["primary", RES, "--timeout=2"]);
     assert_eq!(
@@ -60,6 +65,7 @@ fn failover_old_primary_follows() {
 
     alpha.ok(&["start"]);
     alpha.wait_view("role", RES, "Secondary");
+    replayed(alpha, beta, 2);
     alpha.wait_view("diskstate", RES, "UpToDate");
     for h in [alpha, beta] {
         let r = h.run(&["view", RES]);
@@ -129,6 +135,54 @@ fn failover_split_brain_is_seen_and_healed() {
         h.wait_tree("split brain gone", |_| {
             !h.run(&["view", RES]).err.contains("SPLIT BRAIN")
         });
+    }
+    cluster.stop_clean(&[]);
+    for d in &disks {
+        println!("{}", check(d, &journal, "--final").trim());
+    }
+    assert_eq!(digest(&disks[0]), digest(&disks[1]));
+}
+
+/// The old primary had just opened a log and written nothing to it when it died, and nobody had heard of that log: it is no history, and
+/// the returning host passes it by.
+#[test]
+fn failover_empty_log_of_the_old_primary_splits_nothing() {
+    let (cluster, disks) = two_hosts();
+    let (alpha, beta) = (cluster.host(0), cluster.host(1));
+    let journal = alpha.file("journal");
+    assert_eq!(
+        write(&alpha.uri(RES), &journal, SIZE, &["--batches", "10"]).code,
+        0
+    );
+    replayed(beta, alpha, 1);
+    beta.kill_all();
+    alpha.ok(&["log-rotate", RES]);
+    alpha.wait_tree("the next log", |s| {
+        let res = RES.parse().unwrap();
+        s.version(&res, 2, &alpha.env.host).is_some()
+    });
+    alpha.kill_all();
+    beta.ok(&["start"]);
+    beta.ok(&["pause-fetch", RES]);
+    beta.ok(&["primary", "--force", RES]);
+    beta.ok(&["wait-resource", RES, "is-device-on"]);
+    assert_eq!(
+        write(&beta.uri(RES), &journal, SIZE, &["--batches", "10"]).code,
+        0
+    );
+
+    alpha.ok(&["start"]);
+    alpha.wait_view("role", RES, "Secondary");
+    replayed(alpha, beta, 2);
+    alpha.wait_view("diskstate", RES, "UpToDate");
+    for h in [alpha, beta] {
+        let r = h.run(&["view", RES]);
+        assert!(
+            !r.err.contains("SPLIT BRAIN"),
+            "{}: {r:?}\n{}",
+            h.env.host,
+            h.links(RES)
+        );
     }
     cluster.stop_clean(&[]);
     for d in &disks {

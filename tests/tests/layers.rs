@@ -14,7 +14,8 @@ fn level(name: &str) -> u32 {
         "mars-units" | "mars-macro" | "mars-front" | "mars-daemon" => 4,
         "marsadm" | "mars-logger" | "mars-fetch" | "mars-replay" | "mars-sync" | "mars-meta"
         | "mars-status" => 5,
-        "mars-tests" => 6,
+        "mars-faults" => 6,
+        "mars-tests" => 7,
         other => panic!(
             "crate {other} has no place in the house: add it to this test and to ARCHITECTURE.md"
         ),
@@ -62,6 +63,24 @@ fn metadata() -> Value {
 #[test]
 fn layers_point_downwards() {
     assert_eq!(upward_arrows(&metadata()), Vec::<String>::new());
+}
+
+/// Whatever can make a disk fail on purpose stays out of the shipped programs.
+#[test]
+fn layers_shipped_programs_have_no_fault_layer() {
+    let m = metadata();
+    let users: Vec<&str> = m["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|p| {
+            let deps = p["dependencies"].as_array().unwrap();
+            deps.iter().any(|d| d["name"] == "mars-faults")
+        })
+        .filter_map(|p| p["name"].as_str())
+        .filter(|n| *n != "mars-tests")
+        .collect();
+    assert_eq!(users, Vec::<&str>::new());
 }
 
 #[test]
