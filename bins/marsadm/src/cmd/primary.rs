@@ -163,6 +163,8 @@ pub fn caught_up(v: &View<'_>, res: &ResName, old: &HostName) -> State {
 }
 
 /// Links that stood still for so long do so for good.
+/// A device may have been closed on the other side a moment ago: so long its host is asked before a refusal.
+const CLOSE_GRACE_SECS: u64 = 2;
 const HEAL_AGE: Duration = Duration::from_secs(15);
 
 /// The self-heal of symlink-tree.md section 6, planned `primary`, step 2: both hosts stand at the end of the same log, only the version
@@ -282,6 +284,27 @@ pub fn device_there(v: &View<'_>, res: &ResName, host: &HostName) -> State {
     State::Waiting("mars-logger does not offer the device yet".into())
 }
 
+/// A device that was unmounted on the old primary a moment ago still counts as open here until that host has said so.
+fn closed_just_now(ctx: &Ctx, v: &View<'_>, res: &ResName) -> Done {
+    let Some(old) = old_primary(v, res).filter(|_| !ctx.opts.force && !ctx.opts.dry_run) else {
+        return Ok(());
+    };
+    let openers = |v: &View<'_>| v.snap.actual(res, &old, "open-count").unwrap_or(0);
+    if openers(v) == 0 || !v.engine_running {
+        return Ok(());
+    }
+    ctx.ping()?;
+    let limit = ctx.opts.limit(CLOSE_GRACE_SECS).unwrap_or(Duration::MAX);
+    let limit = limit.min(Duration::from_secs(CLOSE_GRACE_SECS));
+    let closed = |v: &View<'_>| until(openers(v) == 0, || "the device is open".into());
+    let what = format!("the device of {res} is closed on {old}");
+    match ctx.wait_full(Some(res), &what, Some(limit), None, closed) {
+        // Then the checks refuse with the number of openers.
+        Ok(()) | Err(CmdError::Timeout(_)) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// `primary`
 pub fn primary(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
     let snap = ctx.snapshot()?;
@@ -289,6 +312,9 @@ pub fn primary(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
     if designated(&snap, res).as_ref() == Some(&ctx.me) {
         return finish(ctx, res);
     }
+    closed_just_now(ctx, &view, res)?;
+    let snap = ctx.snapshot()?;
+    let view = ctx.view(&snap);
     // Refusals that need no answer from others come at once.
     check(&view, res, &ctx.opts, false)?;
     let others: BTreeSet<HostName> = snap
