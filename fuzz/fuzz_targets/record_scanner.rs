@@ -90,7 +90,13 @@ fn structured(u: &mut Unstructured<'_>) -> Result<()> {
         let most = if r.zeroes { 63 } else { 9 };
         let len = (usize::from(r.units) % most + 1) * 512;
         let (pos, stamp) = (u64::from(r.pos) * 512, Stamp::from_nanos(r.stamp >> 2));
-        seq = seq.wrapping_add(u32::from(r.seq_step) % 2);
+        // Records with a check word count without exception; of others a number may come twice.
+        let step = if r.check {
+            1
+        } else {
+            u32::from(r.seq_step) % 2
+        };
+        seq = seq.wrapping_add(step);
         let start = bytes.len();
         let mut content = vec![if r.zeroes { 0 } else { r.fill }; len];
         let n = if r.zeroes {
