@@ -384,7 +384,25 @@ impl Recovery<'_> {
 
     /// Goes to the beginning of the next log.
     fn enter(&self, snap: &Snapshot, log: &LogName) -> anyhow::Result<()> {
-        self.publish(snap, log, 0, 0)
+        // What was published about it stays: it is a promise, and says where a log ends in which logging was interrupted.
+        let known = self
+            .own_version(snap, Some(log.nr))
+            .filter(|v| v.head.log == *log)
+            .map_or(0, |v| v.head.len);
+        let prev = self.own_version(snap, log.nr.checked_sub(1));
+        let mut b = Batch::new();
+        b.set_if_changed(
+            Key::Version(self.res.clone(), log.nr, self.me.clone()),
+            next_version(log, known, prev.as_ref()),
+        );
+        let value = ReplayPos {
+            log: log.clone(),
+            pos: 0,
+            dirty: 0,
+        };
+        b.set_if_changed(Key::Replay(self.res.clone(), self.me.clone()), value);
+        self.tree.commit(&b)?;
+        Ok(())
     }
 }
 
