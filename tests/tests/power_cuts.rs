@@ -1,4 +1,4 @@
-//! Ten thousand states that a power cut can leave, each recovered from by the real recovery and checked: I1, I3, I4. One million with `make soak`.
+//! Ten thousand states that a power cut can leave, each recovered from by the real recovery and checked: I1, I3, I4. `make soak` goes on for MINUTES.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use mars_tests::sim::soak::{Goal, many};
 
