@@ -10,7 +10,7 @@ const PAGE: u64 = 4096;
 const MAGIC: u64 = 0x4d41_5253_7365_6374;
 
 /// What a sector holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sector {
     /// Only zeros.
     Zero,
@@ -20,7 +20,8 @@ pub enum Sector {
     Torn,
 }
 
-fn mix(x: u64) -> u64 {
+/// Spreads the bits of a number.
+pub fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -70,6 +71,12 @@ pub fn read(buf: &[u8], pos: u64) -> Sector {
     } else {
         Sector::Torn
     }
+}
+
+/// What is in each of the whole sectors that begin at `pos`.
+pub fn sectors(buf: &[u8], pos: u64) -> impl Iterator<Item = Sector> {
+    let at = (pos..).step_by(SECTOR);
+    buf.chunks(SECTOR).zip(at).map(|(b, at)| read(b, at))
 }
 
 /// One operation on the device.
@@ -190,16 +197,14 @@ impl History {
         }
     }
 
-    /// For a disk that holds this.
-    pub fn of(disk: &mut dyn FnMut(u64, &mut [u8]), size: u64) -> History {
-        let mut h = History::new(size);
-        let mut buf = [0; SECTOR];
-        for (n, base) in h.base.iter_mut().enumerate() {
-            let pos = (n * SECTOR) as u64;
-            disk(pos, &mut buf);
-            *base = read(&buf, pos);
+    /// For a disk that holds these sectors.
+    pub fn of(base: Vec<Sector>) -> History {
+        let changes = vec![Vec::new(); base.len()];
+        History {
+            base,
+            changes,
+            ..History::new(0)
         }
-        h
     }
 
     /// The next operation in log order. Returns the step that completes it.
@@ -297,26 +302,31 @@ impl History {
         &self,
         disk: &mut dyn FnMut(u64, &mut [u8]),
     ) -> Result<Vec<RangeInclusive<usize>>, Violation> {
-        let steps = self.steps.len();
-        // How many sectors agree with each step, as differences.
-        let mut agree = vec![0i64; steps + 1];
         let mut found = Vec::with_capacity(self.changes.len());
         let mut buf = vec![0; BATCH * SECTOR];
         for (n, part) in self.changes.chunks(BATCH).enumerate() {
             let base = (n * BATCH * SECTOR) as u64;
             let buf = &mut buf[..part.len() * SECTOR];
             disk(base, buf);
-            for ((i, sector), list) in buf.chunks(SECTOR).enumerate().zip(part) {
-                let is = read(sector, base + (i * SECTOR) as u64);
-                let mut from = (0, self.base[found.len()]);
-                found.push(is);
-                for next in list.iter().copied().chain([(steps as u32, Sector::Torn)]) {
-                    if from.1 == is {
-                        agree[from.0 as usize] += 1;
-                        agree[next.0 as usize] -= 1;
-                    }
-                    from = next;
+            found.extend(sectors(buf, base));
+        }
+        self.prefixes_of(&found)
+    }
+
+    /// The same for a disk that holds these sectors.
+    pub fn prefixes_of(&self, found: &[Sector]) -> Result<Vec<RangeInclusive<usize>>, Violation> {
+        assert_eq!(found.len(), self.changes.len(), "size of the disk");
+        let steps = self.steps.len();
+        // How many sectors agree with each step, as differences.
+        let mut agree = vec![0i64; steps + 1];
+        for ((is, base), list) in found.iter().zip(&self.base).zip(&self.changes) {
+            let mut from = (0, *base);
+            for next in list.iter().copied().chain([(steps as u32, Sector::Torn)]) {
+                if from.1 == *is {
+                    agree[from.0 as usize] += 1;
+                    agree[next.0 as usize] -= 1;
                 }
+                from = next;
             }
         }
         let mut sum = 0;
@@ -350,23 +360,22 @@ impl History {
 }
 
 impl History {
-    /// Every sector holds what it held at this step, or something newer: enough where order is not kept.
+    /// Every sector holds what it held at its step, or something newer: enough where order is not kept. The step of a sector is the larger one of
+    /// `step` and what `places` has for it, if anything.
     pub fn at_least(
         &self,
         step: usize,
-        disk: &mut dyn FnMut(u64, &mut [u8]),
+        places: &[usize],
+        found: &[Sector],
     ) -> Result<(), Violation> {
+        assert_eq!(found.len(), self.changes.len(), "size of the disk");
         let mut sectors = Vec::new();
-        let mut buf = [0; SECTOR];
-        for (n, list) in self.changes.iter().enumerate() {
-            let pos = (n * SECTOR) as u64;
-            disk(pos, &mut buf);
-            let is = read(&buf, pos);
+        for ((n, list), is) in self.changes.iter().enumerate().zip(found) {
+            let step = places.get(n).map_or(step, |s| step.max(*s));
             let behind = list.partition_point(|(s, _)| *s as usize <= step);
-            let newer = list[behind..].iter().any(|(_, s)| *s == is);
-            let should = self.content(n, step);
-            if should != is && !newer {
-                sectors.push((pos, is, should));
+            let should = behind.checked_sub(1).map_or(self.base[n], |i| list[i].1);
+            if should != *is && !list[behind..].iter().any(|(_, s)| s == is) {
+                sectors.push(((n * SECTOR) as u64, *is, should));
             }
         }
         if sectors.is_empty() {

@@ -13,7 +13,13 @@ const FLUSH: &str = "front = \"nbd-socket\"\nheartbeat_ms = 300\ndurability = \"
 const EIO: u32 = 5;
 
 /// Lines that belong to the faults.
-const EXPECTED: &[&str] = &["writing the disk", "cannot be written", "reading the disk"];
+const EXPECTED: &[&str] = &[
+    "writing the disk",
+    "cannot be written",
+    "reading the disk",
+    "the data disk fails",
+    "the disk cannot be used",
+];
 
 fn one_host(config: &str) -> (Cluster, PathBuf) {
     let cluster = Cluster::with_faults(&["alpha"], config);
@@ -283,6 +289,42 @@ fn errors_nothing_works() {
     drop(c);
     cluster.stop_clean(EXPECTED);
     assert_eq!(std::fs::read(&disk).unwrap()[16384], 5);
+}
+
+/// Nothing is logged and the disk fails in places: who writes there sees the error, nobody else does, and a flush says the truth.
+#[test]
+fn errors_disk_fails_in_places() {
+    let (cluster, disk) = one_host(STRICT);
+    let alpha = cluster.host(0);
+    let c = client(alpha);
+    let page = |b: u8| vec![b; 4096];
+    alpha.faults("log.sync EIO\nlog.create EIO\ndisk.write EIO pos=1048576-1052672\n");
+    let ops = [(0, 1), (1 << 20, 2), (8192, 3), ((1 << 20) + 4096, 4)];
+    for (pos, byte) in ops {
+        c.send(Cmd::Write, 0, u64::from(byte), pos, 4096, &page(byte))
+            .unwrap();
+    }
+    let mut errors: Vec<_> = ops.iter().map(|_| c.reply().unwrap()).collect();
+    errors.sort_unstable();
+    assert_eq!(errors, [(1, 0), (2, EIO), (3, 0), (4, 0)]);
+    assert_eq!(ask(&c, Cmd::Write, 0, 16384, &page(5)), 0);
+    assert_eq!(ask(&c, Cmd::Flush, 0, 0, &[]), EIO);
+    // A crash now: what was answered is on the disk.
+    let on_disk = std::fs::read(&disk).unwrap();
+    let at = |pos: usize| on_disk[pos];
+    assert_eq!((at(0), at(8192), at(16384)), (1, 3, 5));
+    let mut b = page(0);
+    c.read_at(&mut b, 1 << 20).unwrap();
+    assert_eq!(b, page(2), "served from memory");
+    alpha.faults("log.create EIO\n");
+    wait_state(alpha, "diskstate", "no error", |s| {
+        !s.contains("DISK_ERROR")
+    });
+    assert_eq!(ask(&c, Cmd::Flush, 0, 0, &[]), 0);
+    assert_eq!(std::fs::read(&disk).unwrap()[1 << 20], 2);
+    drop(c);
+    alpha.faults("");
+    cluster.stop_clean(EXPECTED);
 }
 
 /// While nothing is logged a disk that fails for a moment fails nobody.

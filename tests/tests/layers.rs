@@ -11,11 +11,12 @@ fn level(name: &str) -> u32 {
         "mars-tree" => 1,
         "mars-log" => 2,
         "mars-policy" | "mars-net" | "mars-disk" => 3,
-        "mars-units" | "mars-macro" | "mars-front" | "mars-daemon" => 4,
+        "mars-units" | "mars-macro" | "mars-front" | "mars-daemon" | "mars-bus" => 4,
+        "mars-facts" => 5,
         "marsadm" | "mars-logger" | "mars-fetch" | "mars-replay" | "mars-sync" | "mars-meta"
-        | "mars-status" => 5,
-        "mars-faults" => 6,
-        "mars-tests" => 7,
+        | "mars-status" => 6,
+        "mars-faults" | "mars-gen" => 7,
+        "mars-tests" | "mars-cluster" => 8,
         other => panic!(
             "crate {other} has no place in the house: add it to this test and to ARCHITECTURE.md"
         ),

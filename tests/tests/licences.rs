@@ -21,6 +21,9 @@ const FINE: [&str; 12] = [
     "GPL-2.0-or-later",
 ];
 
+/// Behind a feature that can be left out: with it the programs as a whole are under version 3 of the GPL.
+const VERSION_3: [&str; 1] = ["minijinja"];
+
 /// One fine choice in every part that must be kept. Good enough for the expressions that occur: `AND` of choices in parentheses.
 fn is_fine(expression: &str) -> bool {
     expression.split(" AND ").all(|part| {
@@ -102,6 +105,7 @@ fn licences_are_compatible() {
         .unwrap()
         .iter()
         .filter(|p| linked.contains(text(p, "id")) && !is_fine(text(p, "license")))
+        .filter(|p| !(VERSION_3.contains(&text(p, "name")) && text(p, "license") == "Apache-2.0"))
         .map(|p| format!("{}: {:?}", text(p, "name"), text(p, "license")))
         .collect();
     assert_eq!(bad, Vec::<String>::new());

@@ -4,7 +4,7 @@ use crate::local::{Copy, open_copy};
 use crate::peer::{Ended, Gone, Peer};
 use crate::relevant::is_relevant;
 use anyhow::Context;
-use mars_daemon::{Control, Daemon, InstanceLock, Once, peer_left, spawn};
+use mars_daemon::{Control, Daemon, InstanceLock, Once, amount, peer_left, spawn};
 use mars_live::LivePage;
 use mars_policy::{FetchHold, FetchPlan, View, fetch_plan};
 use mars_tree::{Batch, HostEnv, HostName, Key, LogName, ResName, Snapshot, Stamp, Tree, Watcher};
@@ -19,6 +19,19 @@ const ANEW_MIN: Duration = Duration::from_secs(2);
 const ANEW_MAX: Duration = Duration::from_secs(300);
 /// A host whose metadata is older counts as dead.
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// The status text changes at most so often.
+const TELL: Duration = Duration::from_secs(1);
+
+/// For people. `total`: what was known when the fetch began; the log may have grown since.
+fn status_line(log: &LogName, host: &HostName, have: u64, total: u64, kib: u64) -> String {
+    let amount = if have < total {
+        amount::progress(have, total, kib)
+    } else {
+        amount::bytes(have) + &amount::rate(kib)
+    };
+    format!("fetching {log} from {host}: {amount}")
+}
 
 /// Shared with the watching thread.
 type Noted<T> = Arc<Mutex<Option<T>>>;
@@ -269,7 +282,8 @@ impl Client<'_> {
             Some(p) if p.host == *host => p,
             _ => {
                 self.ctl.set_conn(None);
-                let p = Peer::connect(&self.d.env, &self.tree, host, ip)?;
+                let silence = self.d.config().fetch_timeout(&self.res);
+                let p = Peer::connect(&self.d.env, &self.tree, host, ip, silence)?;
                 self.ctl.set_conn(Some(p.handle()?));
                 p
             }
@@ -373,6 +387,11 @@ impl Client<'_> {
         let wanted = || {
             Ok(is_wanted(&d.env, &tree, &res, log)? && !is_damaged(&d.env, &tree, &res, &handled)?)
         };
+        let total = self
+            .tree
+            .snapshot_of(&self.res)?
+            .version(&self.res, log.nr, &log.host)
+            .map_or(0, |v| v.head.len);
         let peer = self.connect(host, ip)?;
         // A change during the connecting interrupted nothing.
         if !wanted()? {
@@ -380,7 +399,15 @@ impl Client<'_> {
         }
         d.status(&format!("fetching {log} from {host}"));
         peer.want(&res, log, at)?;
-        peer.receive(best, &copy, wanted)
+        let mut told = Instant::now();
+        let tell = || {
+            d.progress();
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                d.status(&status_line(log, host, copy.len(), total, copy.rate()));
+            }
+        };
+        peer.receive(best, &copy, wanted, tell)
     }
 
     fn handled_at(&self) -> Option<Stamp> {
@@ -426,5 +453,27 @@ impl Client<'_> {
         self.anew_pause = (self.anew_pause * 2).min(ANEW_MAX);
         self.anew_at = Instant::now() + self.anew_pause;
         Ok((self.handled_at() != Some(stamp)).then_some(self.anew_pause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn status_says_how_far_and_how_fast() {
+        const MIB: u64 = 1 << 20;
+        let log = "log-000000007-alpha".parse().unwrap();
+        let host = "beta".parse().unwrap();
+        let line = |have, total, kib| status_line(&log, &host, have, total, kib);
+        assert_eq!(
+            line(812 * MIB, 1020 * MIB, 96 << 10),
+            "fetching log-000000007-alpha from beta: 812/1020 MiB, 96 MiB/s"
+        );
+        assert_eq!(
+            line(30 * MIB, 20 * MIB, 0),
+            "fetching log-000000007-alpha from beta: 30 MiB"
+        );
     }
 }

@@ -133,6 +133,11 @@ impl Copy {
         self.lock().written
     }
 
+    /// KiB per second.
+    pub fn rate(&self) -> u64 {
+        self.lock().rates.current().1
+    }
+
     /// Appends. Waits when too much is not durable yet.
     pub fn append(&self, bytes: &[u8]) -> io::Result<()> {
         use std::io::Write;

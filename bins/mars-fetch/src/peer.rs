@@ -11,8 +11,6 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// The server says something every 5 s.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// A source that is not the best one is left after so much silence, to try the better ones again.
 const SECOND_BEST: Duration = Duration::from_secs(20);
 /// Read at once.
@@ -49,10 +47,16 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Connects and shakes hands.
-    pub fn connect(env: &HostEnv, tree: &Tree, host: &HostName, ip: &str) -> anyhow::Result<Peer> {
+    /// Connects and shakes hands. `silence`: the source is given up when it says nothing for so long.
+    pub fn connect(
+        env: &HostEnv,
+        tree: &Tree,
+        host: &HostName,
+        ip: &str,
+        silence: Duration,
+    ) -> anyhow::Result<Peer> {
         let service = (Service::Fetch, proto::PORT_OFFSET);
-        let conn = dial_member(env, tree, service, host, ip, READ_TIMEOUT)?;
+        let conn = dial_member(env, tree, service, host, ip, silence)?;
         Ok(Peer {
             host: host.clone(),
             stream: conn.stream,
@@ -76,12 +80,14 @@ impl Peer {
     }
 
     /// Appends to the copy until the log ends. `best`: there is no better source than this. `wanted` is asked when everything that the
-    /// source has is here: the copy may have become complete, although this source does not know where the log ends.
+    /// source has is here: the copy may have become complete, although this source does not know where the log ends. `tell` is called after
+    /// each piece.
     pub fn receive(
         &mut self,
         best: bool,
         copy: &Copy,
         wanted: impl Fn() -> anyhow::Result<bool>,
+        mut tell: impl FnMut(),
     ) -> anyhow::Result<Ended> {
         let mut asked_at = copy.len();
         let mut last_data = Instant::now();
@@ -94,6 +100,7 @@ impl Peer {
                 (proto::DATA, n) => {
                     self.data(n, &mut buf, |b| copy.append(b))?;
                     last_data = Instant::now();
+                    tell();
                 }
                 (proto::IDLE, n) => {
                     self.number(n)?;
@@ -138,6 +145,7 @@ impl Peer {
 
     fn frame_header(&mut self) -> anyhow::Result<(u8, usize)> {
         let mut h = [0; FRAME_HEADER];
+        let _waiting = mars_daemon::watchdog::waiting();
         self.stream.read_exact(&mut h)?;
         let (kind, n) = decode_frame_header(&h, proto::DATA_MAX)?;
         if kind != proto::DATA && n > proto::CONTROL_MAX {
@@ -157,7 +165,10 @@ impl Peer {
         while left > 0 {
             let room = left.min(buf.len());
             let part = buf.get_mut(..room).unwrap_or_default();
-            let k = match self.stream.read(part) {
+            let waiting = mars_daemon::watchdog::waiting();
+            let read = self.stream.read(part);
+            drop(waiting);
+            let k = match read {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(k) => k,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

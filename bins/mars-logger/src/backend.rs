@@ -1,6 +1,7 @@
 //! What the front ends see.
 use crate::core::{Answer, Exit, LogStep};
 use crate::engine::{Engine, State, errno};
+use crate::freeze::What;
 use mars_front::{Backend, IoResult, Ticket};
 use std::io;
 use std::sync::MutexGuard;
@@ -43,17 +44,16 @@ impl Engine {
         }
     }
 
-    /// One write or write-zeroes, in pieces; the answer hangs on the last one.
+    /// One write or write-zeroes, in pieces; the answer hangs on the last one. `Err`: new writes are held, nothing was done.
     fn accept(
         &self,
-        len: u64,
+        (pos, len): (u64, u64),
         piece: u64,
         fua: bool,
         ticket: Ticket,
         mut put: impl FnMut(&mut State, u64, u64),
-    ) {
-        let nr = self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        self.counters.write_bytes.fetch_add(len, Ordering::Relaxed);
+    ) -> Result<(), Ticket> {
+        let mut nr = 0;
         let mut answers = Vec::new();
         let mut at = 0;
         let mut ticket = Some(ticket);
@@ -64,6 +64,11 @@ impl Engine {
                 st = match self.wait_room(st) {
                     Ok(st) => st,
                     Err(code) => {
+                        if at > 0 {
+                            let mut st = self.lock();
+                            st.hold.finish_in_pieces();
+                            self.tell_calm(&st);
+                        }
                         answers.extend(ticket.take().map(|tag| Answer {
                             tag,
                             result: Err(code),
@@ -72,17 +77,35 @@ impl Engine {
                     }
                 };
             }
+            if at == 0 {
+                if st.hold.is_on()
+                    && let Some(ticket) = ticket.take()
+                {
+                    return Err(ticket);
+                }
+                nr = self.counters.writes.fetch_add(1, Ordering::Relaxed);
+                self.counters.write_bytes.fetch_add(len, Ordering::Relaxed);
+                if n < len {
+                    st.hold.begin_in_pieces();
+                }
+            }
             // Looking at the clock costs as much as a small part of what is measured here.
             let begin = nr.is_multiple_of(ENCODE_SAMPLE).then(|| self.now());
             put(&mut st, at, n);
             if let Some(begin) = begin {
                 self.stages.encode.add(self.now().saturating_sub(begin));
             }
+            let was_first = at == 0;
             at += n;
             if at >= len
                 && let Some(t) = ticket.take()
             {
-                st.core.answer_when_safe(fua, t, &mut answers);
+                let place = Some(pos..pos.saturating_add(len));
+                st.core.answer_when_safe(fua, place, t, &mut answers);
+                if !was_first {
+                    st.hold.finish_in_pieces();
+                    self.tell_calm(&st);
+                }
             }
             self.wake(&mut st);
             let was_active = std::mem::replace(&mut st.active, true);
@@ -93,6 +116,47 @@ impl Engine {
             }
         }
         self.deliver(&mut answers);
+        Ok(())
+    }
+
+    /// Accepts a write, or has it held.
+    pub(crate) fn put_write(&self, pos: u64, data: &[u8], fua: bool, ticket: Ticket) {
+        let mut ticket = ticket;
+        loop {
+            let (stamp, now) = (self.stamp(), self.now());
+            let accepted = self.accept(
+                (pos, data.len() as u64),
+                PIECE as u64,
+                fua,
+                ticket,
+                |st, at, n| {
+                    if let Some(piece) = data.get(at as usize..(at + n) as usize) {
+                        st.core.write(pos + at, piece, stamp, now);
+                    }
+                },
+            );
+            let Err(back) = accepted else { return };
+            match self.park(pos, What::Data(data.into()), fua, back) {
+                Some(again) => ticket = again,
+                None => return,
+            }
+        }
+    }
+
+    /// Accepts a write-zeroes, or has it held.
+    pub(crate) fn put_zeroes(&self, pos: u64, len: u64, fua: bool, ticket: Ticket) {
+        let mut ticket = ticket;
+        loop {
+            let (stamp, now) = (self.stamp(), self.now());
+            let accepted = self.accept((pos, len), ZERO_PIECE, fua, ticket, |st, at, n| {
+                st.core.write_zeroes(pos + at, n, stamp, now);
+            });
+            let Err(back) = accepted else { return };
+            match self.park(pos, What::Zeroes(len), fua, back) {
+                Some(again) => ticket = again,
+                None => return,
+            }
+        }
     }
 
     /// Reads what is buffered; calls `rest` for each range that is not, outside the lock.
@@ -150,7 +214,7 @@ impl Engine {
         self.wake(&mut st);
         drop(st);
         if is_news {
-            tracing::error!("reading the disk at {pos}: {e}");
+            tracing::warn!("reading the disk at {pos}: {e}");
         }
         code
     }
@@ -192,25 +256,17 @@ impl Backend for Engine {
     }
 
     fn write(&self, pos: u64, data: &[u8], fua: bool, ticket: Ticket) {
-        let (stamp, now) = (self.stamp(), self.now());
-        self.accept(data.len() as u64, PIECE as u64, fua, ticket, |st, at, n| {
-            if let Some(piece) = data.get(at as usize..(at + n) as usize) {
-                st.core.write(pos + at, piece, stamp, now);
-            }
-        });
+        self.put_write(pos, data, fua, ticket);
     }
 
     fn write_zeroes(&self, pos: u64, len: u64, fua: bool, ticket: Ticket) {
-        let (stamp, now) = (self.stamp(), self.now());
-        self.accept(len, ZERO_PIECE, fua, ticket, |st, at, n| {
-            st.core.write_zeroes(pos + at, n, stamp, now);
-        });
+        self.put_zeroes(pos, len, fua, ticket);
     }
 
     fn flush(&self, ticket: Ticket) {
         let mut answers = Vec::new();
         let mut st = self.lock();
-        st.core.answer_when_safe(true, ticket, &mut answers);
+        st.core.answer_when_safe(true, None, ticket, &mut answers);
         drop(st);
         self.deliver(&mut answers);
     }

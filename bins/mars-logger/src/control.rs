@@ -2,8 +2,9 @@
 use crate::engine::{Engine, Status};
 use crate::io::Links as _;
 use crate::links::TreeLinks;
+use crate::stopping::Why;
 use crate::wake::Waker;
-use mars_daemon::{Daemon, Stop};
+use mars_daemon::{Daemon, Stop, amount};
 use mars_front::Front;
 use mars_tree::{HostName, Key, LogName, ResName, Tree, TreeEvent, Watcher};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,11 +26,16 @@ const IDLE: Duration = Duration::from_secs(5);
 /// First pause after the device could not be taken away although no user was seen; it doubles up to `IDLE`.
 const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 
+/// Shutdown: users of the device get so long to end. Services with a stop time of their own come before their mount.
+const GOING_DOWN: Duration = Duration::from_secs(600);
+
 /// Why the loop ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
     /// Asked to stop.
     Stop,
+    /// Asked to stop, and another process follows.
+    Restart,
     /// Another host is designated (or none), nobody had the device open, and it is gone.
     NotDesignated,
 }
@@ -40,6 +46,8 @@ pub struct Control<'a> {
     pub daemon: Option<&'a Daemon>,
     /// Stop request.
     pub stop: &'a Stop,
+    /// What the stop request means; asked once, when it has come.
+    pub why: &'a dyn Fn() -> Why,
     /// Tree.
     pub tree: &'a Tree,
     /// Resource.
@@ -67,6 +75,11 @@ struct Progress {
     ops: u64,
     bytes: u64,
     rates_zero: bool,
+    /// KiB per second.
+    kib: u64,
+    /// What was told last, and with which rates.
+    status: String,
+    status_at: Instant,
     /// What was published; nothing yet.
     openers: Option<u64>,
     /// The front end may see other users than before.
@@ -80,6 +93,8 @@ struct Progress {
     leave_at: Option<Instant>,
     leave_pause: Duration,
     resume_at: Instant,
+    /// What the stop request means, and since when it is known.
+    why: Option<(Why, Instant)>,
     /// Grows while logging fails again and again: every resumption leaves another hole behind.
     resume_pause: Duration,
 }
@@ -96,6 +111,9 @@ impl Control<'_> {
             ops: 0,
             bytes: 0,
             rates_zero: true,
+            kib: 0,
+            status: String::new(),
+            status_at: now,
             openers: None,
             recount: true,
             woken: true,
@@ -105,11 +123,14 @@ impl Control<'_> {
             leave_pause: LEAVE_PAUSE,
             resume_at: now,
             resume_pause: RETRY,
+            why: None,
         };
         let mut look = true;
         loop {
-            if self.stop.is_set() {
-                return Ok(Ended::Stop);
+            if self.stop.is_set()
+                && let Some(ended) = self.ends(&mut p)
+            {
+                return Ok(ended);
             }
             if std::mem::take(&mut look) {
                 self.look_at_tree()?;
@@ -126,7 +147,11 @@ impl Control<'_> {
                     .set_actual(&[("open-count", saturate(status.openers))]);
             }
             if self.leave(&mut p)? {
-                return Ok(Ended::NotDesignated);
+                return Ok(if p.why.is_some() {
+                    Ended::Stop
+                } else {
+                    Ended::NotDesignated
+                });
             }
             // The links that are written here wake this loop, too: without a pause between two ticks it would chase its own events.
             let now = Instant::now();
@@ -142,6 +167,30 @@ impl Control<'_> {
             if let Some(d) = self.daemon {
                 d.progress();
             }
+        }
+    }
+
+    /// Whether the stop request ends the loop now.
+    fn ends(&self, p: &mut Progress) -> Option<Ended> {
+        let in_use = self.engine.status().openers > 0;
+        let (why, since) = *p.why.get_or_insert_with(|| {
+            let why = (self.why)();
+            if let (Why::Shutdown, true, Some(front)) = (why, in_use, &self.front) {
+                let device = front.target().display();
+                tracing::info!(
+                    "the host goes down, but {device} is in use: serving until it is closed"
+                );
+            }
+            (why, Instant::now())
+        });
+        match why {
+            Why::Stop => Some(Ended::Stop),
+            Why::Restart => Some(Ended::Restart),
+            // Kept when it is in use: if nobody follows, the manager ends it.
+            Why::Unknown if in_use => Some(Ended::Restart),
+            Why::Unknown => Some(Ended::Stop),
+            // What is mounted by hand is unmounted at the same time, and not before.
+            Why::Shutdown => (since.elapsed() >= GOING_DOWN).then_some(Ended::Stop),
         }
     }
 
@@ -161,7 +210,10 @@ impl Control<'_> {
     /// Leaves the role when another host (or none) is designated and nobody uses the device: true when the device is gone. A refusal by
     /// the front end changes nothing: it goes on serving.
     fn leave(&mut self, p: &mut Progress) -> anyhow::Result<bool> {
-        if self.is_designated()? {
+        let stays = p.why.is_none() && self.is_designated()?;
+        // Whoever uses the device could not close it while writes are held.
+        self.engine.allow_freeze(stays);
+        if stays {
             (p.leave_at, p.leave_pause) = (None, LEAVE_PAUSE);
             return Ok(false);
         }
@@ -177,7 +229,7 @@ impl Control<'_> {
         };
         if p.leave_at.is_none() {
             tracing::info!(
-                "not designated any more, but {} is in use ({e}): serving on until it is closed",
+                "this host is to leave, but {} is in use ({e}): serving on until it is closed",
                 front.target().display()
             );
         }
@@ -228,6 +280,7 @@ impl Control<'_> {
         match Key::parse(path) {
             Key::Primary(r) | Key::Size(r) => r == *self.res,
             Key::Log(r, log) => r == *self.res && log.host == *self.me,
+            Key::HostActual(h, name) => h == *self.me && name == "emergency",
             _ => false,
         }
     }
@@ -237,8 +290,11 @@ impl Control<'_> {
         Ok(text.as_deref() == Some(self.me.as_str()))
     }
 
-    /// A rotation that somebody asked for, growth.
+    /// A rotation that somebody asked for, growth, space.
     fn look_at_tree(&mut self) -> anyhow::Result<()> {
+        let level = Key::HostActual(self.me.clone(), "emergency".to_string());
+        let level = self.tree.text(&level)?.and_then(|t| t.parse().ok());
+        self.engine.set_space_level(level.unwrap_or(0));
         let status = self.engine.status();
         if let Ok(nr) = mars_log::numbers::next_number(status.newest.nr) {
             let next = self.own_log(nr);
@@ -294,7 +350,7 @@ impl Control<'_> {
         if !s.is_emergency && now > p.resume_at + 2 * p.resume_pause {
             p.resume_pause = RETRY;
         }
-        if s.is_emergency && now >= p.resume_at {
+        if s.is_emergency && now >= p.resume_at && self.engine.resumes_by_itself() {
             p.resume_at = now + RETRY;
             if self.engine.try_resume() {
                 p.resume_at = now + p.resume_pause;
@@ -334,7 +390,12 @@ impl Control<'_> {
             crate::wake::trim_memory();
         }
         if let Some(d) = self.daemon {
-            d.status(&status_text(s));
+            // What changes all the time is told as often as it is published.
+            let what = what_goes_on(s);
+            if p.status_at != p.rates_at || p.status != what {
+                d.status(&status_text(&what, s.dirty_bytes, p.kib));
+                (p.status_at, p.status) = (p.rates_at, what);
+            }
         }
         if p.busy {
             TICK
@@ -364,6 +425,7 @@ impl Control<'_> {
             ]);
         }
         p.rates_zero = quiet;
+        p.kib = kib;
         p.rates_at = now;
         p.ops = s.ops;
         p.bytes = s.bytes;
@@ -374,7 +436,15 @@ fn saturate(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn status_text(s: &Status) -> String {
+fn status_text(what: &str, dirty: u64, kib: u64) -> String {
+    let dirty = match dirty {
+        0 => String::new(),
+        n => format!(", {} to write back", amount::bytes(n)),
+    };
+    format!("{what}{dirty}{}", amount::rate(kib))
+}
+
+fn what_goes_on(s: &Status) -> String {
     let what = if s.is_emergency {
         "EMERGENCY, not logging: writing through"
     } else if s.disk_error != 0 {
@@ -382,10 +452,29 @@ fn status_text(s: &Status) -> String {
     } else {
         "logging"
     };
+    let frozen = if s.is_frozen {
+        format!(", FROZEN, {} writes held", s.held)
+    } else {
+        String::new()
+    };
     format!(
-        "{what} in {}, {} opener{}",
+        "{what} in {}, {} opener{}{frozen}",
         s.durable.log,
         s.openers,
         if s.openers == 1 { "" } else { "s" }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_says_what_is_to_do_and_how_fast() {
+        assert_eq!(
+            status_text("logging in log-000000001-a, 1 opener", 300 << 20, 96 << 10),
+            "logging in log-000000001-a, 1 opener, 300 MiB to write back, 96 MiB/s"
+        );
+        assert_eq!(status_text("logging", 0, 0), "logging");
+    }
 }

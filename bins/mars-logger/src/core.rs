@@ -11,14 +11,16 @@
 //! file. `accepted >= written >= durable >= written_back` holds at any time while logging.
 mod disk_side;
 mod log_side;
+mod places;
 
 use disk_side::Frozen;
 pub use disk_side::{DiskStep, Due};
 pub use log_side::{Chunk, LogStep, SyncJob};
-use mars_disk::DirtyBuffer;
+use mars_disk::{DirtyBuffer, Ranges};
 use mars_log::{EncodeOptions, MAX_PAYLOAD_V1, MAX_ZERO_RECORD, encode_write, encode_zeroes};
 use mars_tree::{LogName, Stamp};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Writers wait while more than this is encoded and not yet handed to the kernel.
@@ -107,6 +109,16 @@ struct Emergency {
     is_ready: bool,
 }
 
+/// A request that waits until it is durable.
+#[derive(Debug)]
+struct Waiting<T> {
+    /// Sequence offset behind it.
+    at: u64,
+    /// Where its data are; `None`: it has none (FLUSH).
+    place: Option<Range<u64>>,
+    tag: T,
+}
+
 /// The state. `T` is what is handed back when a request may be answered.
 #[derive(Debug)]
 pub struct Core<T> {
@@ -145,7 +157,12 @@ pub struct Core<T> {
     last_accepted: Duration,
     demand: bool,
     wait_written: VecDeque<(u64, T)>,
-    wait_durable: VecDeque<(u64, T)>,
+    wait_durable: VecDeque<Waiting<T>>,
+    /// Of the frozen generation, what the disk did not take when everything else of it was made durable (only without a log).
+    stuck: Ranges,
+    /// When logging stopped: the places of what was not on the disk then, and the end of what was durable in the log. What the log holds of these
+    /// places, recovery would put over what comes to the disk later, until all of it is written back.
+    logged: (Ranges, u64),
     emergency: Option<Emergency>,
     /// Logging shall stop for this reason as soon as a rotation under way is over.
     stop_logging: bool,
@@ -198,6 +215,8 @@ impl<T> Core<T> {
             demand: false,
             wait_written: VecDeque::new(),
             wait_durable: VecDeque::new(),
+            stuck: Ranges::default(),
+            logged: (Ranges::default(), 0),
             emergency: None,
             stop_logging: false,
             resuming: None,
@@ -210,6 +229,12 @@ impl<T> Core<T> {
             forgotten: 0,
             exit: Exit::No,
         }
+    }
+
+    /// Other settings from now on. How writes are answered stays: the device has been announced with it.
+    pub fn reconfigure(&mut self, config: CoreConfig) {
+        let strict = self.config.strict;
+        self.config = CoreConfig { strict, ..config };
     }
 
     // ---- accepting -------------------------------------------------------------------------------------------------------
@@ -312,17 +337,23 @@ impl<T> Core<T> {
     }
 
     /// The request that ends here is answered when it is safe: a write by the durability mode, or (`durable`: FUA, FLUSH) when everything
-    /// accepted so far is durable. It may come back at once through `out`.
-    pub fn answer_when_safe(&mut self, durable: bool, tag: T, out: &mut Vec<Answer<T>>) {
+    /// accepted so far is durable. It may come back at once through `out`. `place`: where its data are, `None` for a FLUSH.
+    pub fn answer_when_safe(
+        &mut self,
+        durable: bool,
+        place: Option<Range<u64>>,
+        tag: T,
+        out: &mut Vec<Answer<T>>,
+    ) {
         let at = self.accepted;
         if durable || self.config.strict {
-            if self.durable >= at {
+            if self.durable >= at && self.stuck.is_empty() {
                 out.push(Answer {
                     tag,
                     result: Ok(()),
                 });
             } else {
-                self.wait_durable.push_back((at, tag));
+                self.wait_durable.push_back(Waiting { at, place, tag });
                 if durable {
                     self.want_durable = at;
                 }
@@ -379,11 +410,26 @@ impl<T> Core<T> {
     }
 
     fn pop_written(&mut self, out: &mut Vec<Answer<T>>) {
-        pop_until(&mut self.wait_written, self.written, Ok(()), out);
+        let queue = &mut self.wait_written;
+        while queue.front().is_some_and(|(at, _)| *at <= self.written) {
+            out.extend(queue.pop_front().map(|(_, tag)| Answer {
+                tag,
+                result: Ok(()),
+            }));
+        }
     }
 
     fn pop_durable(&mut self, out: &mut Vec<Answer<T>>) {
-        pop_until(&mut self.wait_durable, self.durable, Ok(()), out);
+        while self
+            .wait_durable
+            .front()
+            .is_some_and(|w| w.at <= self.durable)
+        {
+            out.extend(self.wait_durable.pop_front().map(|w| Answer {
+                tag: w.tag,
+                result: Ok(()),
+            }));
+        }
     }
 
     // ---- looking ---------------------------------------------------------------------------------------------------------
@@ -402,7 +448,12 @@ impl<T> Core<T> {
 
     /// Everything accepted is durable.
     pub fn is_durable(&self) -> bool {
-        self.durable == self.accepted
+        self.durable == self.accepted && self.stuck.is_empty()
+    }
+
+    /// Is everything before this sequence offset on the disk, and that known?
+    pub fn is_written_back(&self, offset: u64) -> bool {
+        self.written_back >= offset && !self.position_due
     }
 
     /// Bytes accepted since the start (sequence offset).
@@ -501,17 +552,6 @@ impl<T> Core<T> {
                 *buffer = Vec::new();
             }
         }
-    }
-}
-
-fn pop_until<T>(
-    queue: &mut VecDeque<(u64, T)>,
-    reached: u64,
-    result: StepResult,
-    out: &mut Vec<Answer<T>>,
-) {
-    while queue.front().is_some_and(|(at, _)| *at <= reached) {
-        out.extend(queue.pop_front().map(|(_, tag)| Answer { tag, result }));
     }
 }
 

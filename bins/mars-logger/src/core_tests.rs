@@ -39,7 +39,7 @@ fn core(strict: bool, limit: usize) -> Core<u32> {
 fn put(c: &mut Core<u32>, pos: u64, tag: u32) -> Vec<u32> {
     let mut out = Vec::new();
     c.write(pos, &[tag as u8; 512], Stamp::ZERO, Duration::ZERO);
-    c.answer_when_safe(false, tag, &mut out);
+    c.answer_when_safe(false, Some(pos..pos + 512), tag, &mut out);
     c.commit(&mut out);
     good(out)
 }
@@ -72,12 +72,19 @@ fn sync(c: &mut Core<u32>) -> Vec<u32> {
     good(out)
 }
 
+impl DiskStep {
+    fn is_write(&self) -> bool {
+        matches!(self, DiskStep::Write(_))
+    }
+}
+
 /// The next disk step, by its `Debug` name; done with this result.
 fn disk(c: &mut Core<u32>, result: Result<(), i32>) -> (String, Vec<Answer<u32>>) {
     let mut out = Vec::new();
     let step = c.next_disk_step(Duration::ZERO);
     let name = match &step {
         DiskStep::Write(_) => "Write".to_string(),
+        DiskStep::Salvage(_) => "Salvage".to_string(),
         DiskStep::Promise { from, dirty } => {
             format!("Promise {},{},{dirty}", from.log.nr, from.pos)
         }
@@ -86,7 +93,10 @@ fn disk(c: &mut Core<u32>, result: Result<(), i32>) -> (String, Vec<Answer<u32>>
         DiskStep::Resume { log } => format!("Resume {}", log.nr),
         other => format!("{other:?}"),
     };
-    if !matches!(step, DiskStep::Sleep(_) | DiskStep::End) {
+    if let DiskStep::Salvage(data) = &step {
+        let lost = result.map_or_else(|_| data.ranges(), |()| Ranges::default());
+        c.disk_salvaged(lost, result.err().unwrap_or(0), Duration::ZERO, &mut out);
+    } else if !matches!(step, DiskStep::Sleep(_) | DiskStep::End) {
         c.disk_done(step, result, Duration::ZERO, &mut out);
     }
     (name, out)
@@ -126,12 +136,12 @@ fn flush_mode_answers_after_the_append_and_flush_after_the_sync() {
     let mut c = core(false, 1 << 20);
     put(&mut c, 0, 1);
     let mut out = Vec::new();
-    c.answer_when_safe(true, 9, &mut out);
+    c.answer_when_safe(true, None, 9, &mut out);
     assert!(out.is_empty());
     assert_eq!(append(&mut c), [1]);
     assert_eq!(sync(&mut c), [9]);
     // Nothing outstanding.
-    c.answer_when_safe(true, 10, &mut out);
+    c.answer_when_safe(true, None, 10, &mut out);
     assert_eq!(good(out), [10]);
 }
 
@@ -359,16 +369,16 @@ fn without_log_and_disk_requests_fail_and_nothing_is_forgotten() {
         assert_eq!(c.refusal(), None);
         c.retry_at = Duration::ZERO;
     }
-    let (name, out) = disk(&mut c, Err(5));
+    assert_eq!(disk(&mut c, Err(5)), ("Write".to_string(), vec![]));
+    let error = |tag| Answer {
+        tag,
+        result: Err(5),
+    };
+    // Which places the disk does not take is found out at once.
+    assert_eq!(disk(&mut c, Err(5)), ("Salvage".to_string(), vec![]));
     assert_eq!(
-        (name.as_str(), out),
-        (
-            "Write",
-            vec![Answer {
-                tag: 1,
-                result: Err(5)
-            }]
-        )
+        disk(&mut c, OK),
+        ("Position 1,0".to_string(), vec![error(1)])
     );
     assert_eq!(c.refusal(), Some(5));
     let mut buf = [0; 512];
@@ -376,8 +386,76 @@ fn without_log_and_disk_requests_fail_and_nothing_is_forgotten() {
     c.retry_at = Duration::ZERO;
     put(&mut c, 512, 2);
     let (steps, answered) = disk_steps(&mut c);
-    assert_eq!(steps[..3], ["Write", "Flush", "DiskError(0)"]);
+    assert_eq!(steps[..2], ["Salvage", "DiskError(0)"]);
     assert_eq!(answered, [2]);
+}
+
+/// Carries out a salvage on a disk that does not take the sectors `bad`, and what follows.
+fn salvage(c: &mut Core<u32>, bad: &[u64]) -> Vec<Answer<u32>> {
+    let mut out = Vec::new();
+    c.retry_at = Duration::ZERO;
+    loop {
+        match c.next_disk_step(Duration::ZERO) {
+            DiskStep::Salvage(data) => {
+                let bad: Ranges = bad.iter().map(|s| s * 512..(s + 1) * 512).collect();
+                let held = data.ranges();
+                let lost = held.iter().flat_map(|r| bad.within(r.clone()));
+                c.disk_salvaged(lost.collect(), 5, Duration::ZERO, &mut out);
+            }
+            DiskStep::Write(g) => {
+                c.disk_done(DiskStep::Write(g), Err(5), Duration::ZERO, &mut out);
+                c.retry_at = Duration::ZERO;
+            }
+            DiskStep::Sleep(_) => return out,
+            step => c.disk_done(step, OK, Duration::ZERO, &mut out),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_in_places_fails_only_the_requests_there() {
+    let mut c = core(true, 1 << 20);
+    c.stop_logging(&mut Vec::new());
+    assert!(put(&mut c, 0, 1).is_empty() && put(&mut c, 512, 2).is_empty());
+    let mut none = Vec::new();
+    c.answer_when_safe(true, None, 3, &mut none);
+    let answer = |tag, result| Answer { tag, result };
+    assert_eq!(
+        salvage(&mut c, &[1]),
+        [answer(1, OK), answer(2, Err(5)), answer(3, Err(5))]
+    );
+    // What is stuck stays readable, and what comes later goes on.
+    assert!(put(&mut c, 1024, 4).is_empty());
+    assert_eq!(salvage(&mut c, &[1]), [answer(4, OK)]);
+    let mut buf = [0; 512];
+    assert!(c.buffer().read(512, &mut buf, None) && buf == [2; 512]);
+    // A flush waits for the next try; once the place is written it is good.
+    c.answer_when_safe(true, None, 5, &mut none);
+    assert_eq!(salvage(&mut c, &[1]), [answer(5, Err(5))]);
+    assert!(!c.buffer().read(1024, &mut buf, None), "on the disk");
+    c.answer_when_safe(true, None, 6, &mut none);
+    assert_eq!(salvage(&mut c, &[]), [answer(6, OK)]);
+    assert!(none.is_empty() && c.is_drained() && c.is_durable());
+    assert_eq!(put(&mut c, 512, 7), []);
+    assert!(c.next_disk_step(Duration::ZERO).is_write());
+}
+
+#[test]
+fn what_the_log_holds_of_a_place_comes_first() {
+    let mut c = core(true, 1 << 20);
+    // Logged, answered, not on the disk: sectors 0 and 1.
+    put(&mut c, 0, 1);
+    put(&mut c, 512, 2);
+    append(&mut c);
+    assert_eq!(sync(&mut c), [1, 2]);
+    c.stop_logging(&mut Vec::new());
+    // Sector 1 is bad: the position cannot move, and recovery would put request 1 over a newer sector 0.
+    assert!(put(&mut c, 0, 3).is_empty() && put(&mut c, 1024, 4).is_empty());
+    let answer = |tag, result| Answer { tag, result };
+    assert_eq!(salvage(&mut c, &[1]), [answer(3, Err(5)), answer(4, OK)]);
+    assert_eq!(c.write_back_pos(), at(1, 0));
+    assert_eq!(salvage(&mut c, &[]), []);
+    assert!(c.write_back_pos().pos > 1024 && c.is_drained());
 }
 
 /// The state shows a place that cannot be read until something was written and flushed.

@@ -3,15 +3,17 @@
 //! One mutex guards the state. Who holds `State::log` is the writer: in `flush` mode the thread that calls `kick`, in `strict` mode the log
 //! thread. Answers are collected under the mutex and delivered after it is released, never under it.
 use crate::core::{Answer, Core, CoreConfig, DiskStep, Due, Exit, LogPos, LogStep};
+use crate::freeze::Hold;
 use crate::io::{DataDisk, Links, LogSink, LogStore, LogSync};
 use crate::stages::Stages;
+use mars_bus::Bell;
 use mars_disk::{WriteOut, write_generation};
 use mars_front::Ticket;
-use mars_live::{Clock, LivePage, LogLive};
+use mars_live::{Clock, LivePage};
 use mars_tree::{LogName, Stamp};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Surroundings of an engine.
@@ -59,10 +61,11 @@ pub(crate) struct State {
     pub active: bool,
     pub openers: u64,
     pub leaving: bool,
+    pub hold: Hold,
 }
 
 /// A log that is open and not written yet.
-type NextLog = (LogName, Box<dyn LogSink>, Arc<dyn LogSync>);
+pub(crate) type NextLog = (LogName, Box<dyn LogSink>, Arc<dyn LogSync>);
 
 /// What the control loop wants to know.
 #[derive(Clone, Debug)]
@@ -97,6 +100,10 @@ pub struct Status {
     pub bytes: u64,
     /// Errno of the data disk, 0 = fine.
     pub disk_error: i32,
+    /// New writes are held.
+    pub is_frozen: bool,
+    /// How many.
+    pub held: u64,
 }
 
 /// The engine. Implements `mars_front::Backend`.
@@ -105,6 +112,10 @@ pub struct Engine {
     pub(crate) log_cv: Condvar,
     pub(crate) disk_cv: Condvar,
     pub(crate) room_cv: Condvar,
+    /// Something became durable or was written back, a freeze ended.
+    pub(crate) calm_cv: Condvar,
+    /// Ends freezes.
+    pub(crate) hold_cv: Condvar,
     pub(crate) disk: Arc<dyn DataDisk>,
     pub(crate) store: Box<dyn LogStore>,
     pub(crate) links: Arc<dyn Links>,
@@ -113,25 +124,30 @@ pub struct Engine {
     sink: Mutex<Option<Box<dyn LogSink>>>,
     syncer: Mutex<Option<Arc<dyn LogSync>>>,
     /// Opened for the rotation or resumption that is wanted.
-    next: Mutex<Option<NextLog>>,
-    live: Option<Mutex<LivePage>>,
+    pub(crate) next: Mutex<Option<NextLog>>,
+    pub(crate) live: Option<Mutex<LivePage>>,
     pub(crate) clock: Clock,
     pub(crate) size: AtomicU64,
     pub(crate) strict: bool,
-    rotate_bytes: u64,
+    rotate_bytes: AtomicU64,
+    /// Logging may resume by itself after an emergency.
+    resume: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) stages: Stages,
-    completion: AtomicU64,
-    rates: Mutex<(u64, u64)>,
-    device_on: AtomicBool,
+    pub(crate) completion: AtomicU64,
+    pub(crate) rates: Mutex<(u64, u64)>,
+    pub(crate) device_on: AtomicBool,
     /// Users that only the front end can see (mounts of a loop device).
     front_openers: AtomicU64,
+    /// Emergency level of the host by free space: 0 = enough.
+    pub(crate) space_level: AtomicU8,
     started: Instant,
     wake_control: Box<dyn Fn() + Send + Sync>,
+    pub(crate) bell: OnceLock<Bell>,
 }
 
 /// A lock that survives a thread that died while it held it: what the thread left behind is protected by the log.
-fn held<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -149,10 +165,13 @@ impl Engine {
                 active: false,
                 openers: 0,
                 leaving: false,
+                hold: Hold::default(),
             }),
             log_cv: Condvar::new(),
             disk_cv: Condvar::new(),
             room_cv: Condvar::new(),
+            calm_cv: Condvar::new(),
+            hold_cv: Condvar::new(),
             disk: parts.disk,
             store: parts.store,
             links: parts.links,
@@ -163,15 +182,18 @@ impl Engine {
             clock: parts.clock,
             size: AtomicU64::new(parts.size),
             strict,
-            rotate_bytes: parts.rotate_bytes,
+            rotate_bytes: AtomicU64::new(parts.rotate_bytes),
+            resume: AtomicBool::new(true),
             counters: Counters::default(),
             stages: Stages::default(),
             completion: AtomicU64::new(0),
             rates: Mutex::new((0, 0)),
             device_on: AtomicBool::new(false),
             front_openers: AtomicU64::new(0),
+            space_level: AtomicU8::new(0),
             started: Instant::now(),
             wake_control: parts.wake_control,
+            bell: OnceLock::new(),
         });
         engine.publish_live();
         Ok(engine)
@@ -269,17 +291,14 @@ impl Engine {
         let mut st = self.lock();
         let was_emergency = st.core.is_emergency();
         st.core.log_done(step, code, answers);
+        self.tell_calm(&st);
         if st.core.is_emergency() && !was_emergency {
             st.active = true;
             let valid = st.core.durable_pos();
             drop(st);
             let why = result.err().map_or(String::new(), |e| e.to_string());
-            tracing::error!(
-                "{} cannot be written: {why}; logging stops at {}, writes go directly to the disk, the other hosts fall behind until \
-                 logging resumes",
-                valid.log,
-                valid.pos
-            );
+            // The event follows when the log is cut.
+            tracing::warn!("{} cannot be written: {why}", valid.log);
             self.wake_control();
             st = self.lock();
         }
@@ -316,6 +335,9 @@ impl Engine {
         answers: &mut Vec<Answer<Ticket>>,
     ) -> MutexGuard<'_, State> {
         let begin = self.now();
+        if let DiskStep::Salvage(generation) = step {
+            return self.salvage(&generation, answers);
+        }
         let result = match &step {
             DiskStep::CutLog { valid } => {
                 self.cut_log(valid);
@@ -337,9 +359,6 @@ impl Engine {
                 Ok(())
             }
             DiskStep::DiskError(code) => {
-                if *code == 0 {
-                    tracing::info!("the disk works again");
-                }
                 self.links.disk_error(*code);
                 Ok(())
             }
@@ -350,7 +369,7 @@ impl Engine {
                 }
                 Ok(())
             }
-            DiskStep::Sleep(_) | DiskStep::End => Ok(()),
+            DiskStep::Salvage(_) | DiskStep::Sleep(_) | DiskStep::End => Ok(()),
         };
         let is_write = matches!(step, DiskStep::Write(_) | DiskStep::Flush);
         let is_news = matches!(step, DiskStep::Flush | DiskStep::Resume { .. });
@@ -364,12 +383,13 @@ impl Engine {
             && is_write
             && st.core.disk_error() != errno(e)
         {
-            tracing::error!(
+            tracing::warn!(
                 "writing the disk: {e}; the data stay in memory and in the log, tried again"
             );
         }
         st.core.disk_done(step, code, now, answers);
         self.wake(&mut st);
+        self.tell_calm(&st);
         if is_news {
             drop(st);
             self.publish_live();
@@ -407,7 +427,6 @@ impl Engine {
         self.links.resumed(log);
         *held(&self.sink) = Some(sink);
         *held(&self.syncer) = Some(syncer);
-        tracing::info!("logging resumes in {log}; secondaries need `marsadm invalidate`");
         Ok(())
     }
 
@@ -437,57 +456,8 @@ impl Engine {
     }
 
     /// The same user may be seen by both, so the larger number counts, not the sum.
-    fn openers_of(&self, st: &State) -> u64 {
+    pub(crate) fn openers_of(&self, st: &State) -> u64 {
         st.openers.max(self.front_openers.load(Ordering::Relaxed))
-    }
-
-    /// Publishes the live page.
-    pub fn publish_live(&self) {
-        let Some(live) = &self.live else { return };
-        // The page lock is taken first, so that an older state never overwrites a newer one.
-        let page = live.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ops_rate, amount_rate) = *self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let st = self.lock();
-        let [queue, encode, append, sync, acknowledge, write_back] = self.stages.get();
-        let durable = st.core.durable_pos();
-        let written = st.core.written_pos();
-        let back = st.core.write_back_pos();
-        let record = LogLive {
-            log_nr: u64::from(durable.log.nr),
-            durable_len: durable.pos,
-            logged_len: written.pos,
-            writeback_nr: u64::from(back.log.nr),
-            writeback_pos: back.pos,
-            dirty_bytes: st.core.buffer().bytes(),
-            openers: self.openers_of(&st),
-            device_on: u64::from(self.device_on.load(Ordering::Relaxed)),
-            flying: st.core.waiting() as u64,
-            reads: self.counters.reads.load(Ordering::Relaxed),
-            read_bytes: self.counters.read_bytes.load(Ordering::Relaxed),
-            writes: self.counters.writes.load(Ordering::Relaxed),
-            write_bytes: self.counters.write_bytes.load(Ordering::Relaxed),
-            completion_stamp: self.completion.load(Ordering::Relaxed),
-            ops_rate,
-            amount_rate,
-            queue_count: queue.count,
-            queue_ns: queue.nanos,
-            encode_count: encode.count,
-            encode_ns: encode.nanos,
-            append_count: append.count,
-            append_ns: append.nanos,
-            sync_count: sync.count,
-            sync_ns: sync.nanos,
-            acknowledge_count: acknowledge.count,
-            acknowledge_ns: acknowledge.nanos,
-            write_back_count: write_back.count,
-            write_back_ns: write_back.nanos,
-            append_max_ns: append.max,
-            sync_max_ns: sync.max,
-            acknowledge_max_ns: acknowledge.max,
-            write_back_max_ns: write_back.max,
-        };
-        drop(st);
-        page.publish(&record);
     }
 
     // ---- for the control loop --------------------------------------------------------------------------------------------
@@ -497,6 +467,7 @@ impl Engine {
         let st = self.lock();
         let c = &self.counters;
         let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        let rotate_bytes = self.rotate_bytes.load(Ordering::Relaxed);
         Status {
             durable: st.core.durable_pos(),
             is_durable: st.core.is_durable(),
@@ -508,14 +479,16 @@ impl Engine {
             flying: st.core.waiting() as u64,
             dirty_bytes: st.core.buffer().bytes(),
             memory: st.core.buffer().memory(),
-            rotation_due: self.rotate_bytes > 0
-                && st.core.newest_log_len() >= self.rotate_bytes
+            rotation_due: rotate_bytes > 0
+                && st.core.newest_log_len() >= rotate_bytes
                 && !st.core.is_rotating()
                 && !st.core.is_emergency(),
             newest: st.core.newest_log().clone(),
             ops: get(&c.reads) + get(&c.writes),
             bytes: get(&c.read_bytes) + get(&c.write_bytes),
             disk_error: st.core.disk_error(),
+            is_frozen: st.hold.is_on(),
+            held: st.hold.held(),
         }
     }
 
@@ -602,47 +575,26 @@ impl Engine {
         !st.core.is_rotating() && !st.core.is_emergency() && st.core.exit() == Exit::No
     }
 
-    fn open_log(&self, name: &LogName) -> io::Result<NextLog> {
+    pub(crate) fn open_log(&self, name: &LogName) -> io::Result<NextLog> {
         let sink = self.store.create(name)?;
         let syncer = sink.syncer()?;
         Ok((name.clone(), sink, syncer))
     }
 
-    /// Ends the emergency when there is space again; returns whether logging goes on.
-    pub fn try_resume(&self) -> bool {
-        {
-            let st = self.lock();
-            if !st.core.is_emergency() {
-                return true;
-            }
-            if !st.core.may_resume() {
-                return false;
-            }
-        }
-        if !self.store.has_space() {
-            return false;
-        }
-        let log = self.links.resume_log();
-        let opened = match self.open_log(&log) {
-            Ok(v) => v,
-            Err(e) => {
-                tracing::warn!("{log} cannot be opened: {e}; logging is tried again later");
-                return false;
-            }
-        };
+    /// Other settings from now on; no request notices, except by being faster or slower.
+    pub fn reconfigure(&self, config: CoreConfig, rotate_bytes: u64, resume: bool) {
+        self.rotate_bytes.store(rotate_bytes, Ordering::Relaxed);
+        self.resume.store(resume, Ordering::Relaxed);
         let mut st = self.lock();
-        *held(&self.next) = Some(opened);
-        st.core.resume(log);
+        st.core.reconfigure(config);
         self.wake(&mut st);
-        // Bounded by the disk's speed, given up on disk errors.
-        while st.core.is_resuming() && st.core.exit() != Exit::Now {
-            st = self.wait_for_room(st);
-        }
-        let is_logging = !st.core.is_emergency();
-        if !is_logging {
-            held(&self.next).take();
-        }
-        is_logging
+        drop(st);
+        self.wake_control();
+    }
+
+    /// May logging resume without being asked?
+    pub fn resumes_by_itself(&self) -> bool {
+        self.resume.load(Ordering::Relaxed)
     }
 
     /// Stamp for a record.

@@ -1,5 +1,6 @@
 //! Publication in the tree: replay and version links, rotation, emergency, state.
 use crate::io::Links;
+use mars_daemon::events;
 use mars_log::numbers::{MAX_LOG_NR, hole_after, raised_maxnr};
 use mars_log::{next_version, placeholder};
 use mars_tree::{Batch, HostName, Key, LogName, ReplayPos, ResName, Snapshot, Tree, VersionLink};
@@ -258,6 +259,7 @@ impl Links for TreeLinks {
             Err(e) => tracing::error!("no log can follow the emergency: {e}"),
         }
         self.publish(&mut st, links);
+        events::emergency(&self.res, log, len);
     }
 
     fn resume_log(&self) -> LogName {
@@ -285,6 +287,7 @@ impl Links for TreeLinks {
             (self.actual("has-emergency"), "0".to_string()),
         ];
         self.publish(&mut st, links);
+        events::emergency_over(&self.res, log);
     }
 
     fn sync(&self) {
@@ -299,5 +302,11 @@ impl Links for TreeLinks {
 
     fn disk_error(&self, errno: i32) {
         self.set_actual(&[("disk-error", -i64::from(errno))]);
+        if errno == 0 {
+            events::disk_ok(&self.res);
+        } else {
+            let e = std::io::Error::from_raw_os_error(errno);
+            events::disk_error(&self.res, &format!("the data disk fails: {e}"));
+        }
     }
 }

@@ -34,6 +34,18 @@ pub struct PreparedLogs {
     worker: Mutex<Option<SyncSender<Job>>>,
 }
 
+/// Changes how far ahead the logs of a store are prepared.
+#[derive(Clone, Debug)]
+pub struct PrepareControl(Arc<Pace>);
+
+impl PrepareControl {
+    /// From the next commit on; 0 = not any more.
+    pub fn set_ahead(&self, bytes: u64) {
+        self.0.base.store(bytes, Ordering::Relaxed);
+        self.0.ahead.store(bytes, Ordering::Relaxed);
+    }
+}
+
 /// A tail that shall be prepared behind a log of this length.
 struct Job {
     tail: Arc<PreparedTail>,
@@ -47,8 +59,8 @@ struct Pace {
     average: AtomicU64,
     /// Larger commits are not prepared for.
     small: u64,
-    /// How far ahead at least, and now.
-    base: u64,
+    /// How far ahead at least (0 = not any more), and now.
+    base: AtomicU64,
     ahead: AtomicU64,
     /// A job is under way.
     busy: AtomicBool,
@@ -68,12 +80,17 @@ impl PreparedLogs {
                 } else {
                     SMALL_COMMIT
                 },
-                base: ahead,
+                base: AtomicU64::new(ahead),
                 ahead: AtomicU64::new(ahead),
                 busy: AtomicBool::new(false),
             }),
             worker: Mutex::default(),
         }
+    }
+
+    /// Changes how far ahead logs are prepared.
+    pub fn control(&self) -> PrepareControl {
+        PrepareControl(Arc::clone(&self.pace))
     }
 
     fn worker(&self) -> io::Result<SyncSender<Job>> {
@@ -113,8 +130,11 @@ fn work(jobs: &Receiver<Job>) {
     while let Ok(job) = jobs.recv() {
         let since = last.replace(Instant::now()).map(|t| t.elapsed());
         let ahead = job.pace.ahead.load(Ordering::Relaxed);
-        let ahead = next_ahead(ahead, job.pace.base, since);
-        job.pace.ahead.store(ahead, Ordering::Relaxed);
+        let base = job.pace.base.load(Ordering::Relaxed);
+        let ahead = next_ahead(ahead, base, since);
+        if base > 0 {
+            job.pace.ahead.store(ahead, Ordering::Relaxed);
+        }
         let upto = job.len.saturating_add(ahead);
         let wanted = upto.saturating_sub(job.tail.ready());
         let is_enough = |free| free >= MIN_FREE.saturating_add(wanted);

@@ -1,6 +1,6 @@
 //! What recovery tells while it runs: status line and live page. Applying a large log to a slow disk takes minutes.
 use crate::recovery::Stopper;
-use mars_daemon::Daemon;
+use mars_daemon::{Daemon, amount};
 use mars_live::{LivePage, ReplayLive};
 use mars_tree::LogName;
 
@@ -9,11 +9,15 @@ use mars_tree::LogName;
 pub(crate) struct Progress<'a> {
     pub(crate) daemon: &'a Daemon,
     pub(crate) page: LivePage,
+    pub(crate) in_use: bool,
 }
 
 impl Stopper for Progress<'_> {
     fn is_set(&self) -> bool {
         self.daemon.stop.is_set()
+    }
+    fn is_in_use(&self) -> bool {
+        self.in_use
     }
     fn applied(&self, log: &LogName, pos: u64, dirty: u64, end: u64) {
         self.page.publish(&ReplayLive {
@@ -28,5 +32,8 @@ impl Stopper for Progress<'_> {
 }
 
 fn status_line(log: &LogName, pos: u64, end: u64) -> String {
-    format!("recovery: {log} applied up to {pos} of {end}")
+    format!(
+        "recovery: applying {log}: {}",
+        amount::progress(pos, end, 0)
+    )
 }

@@ -7,8 +7,8 @@ use mars_disk::{
 use mars_log::{cut_prepared, next_version};
 use mars_policy::{PrimaryPlan, PrimaryRefusal, Tail, View, primary_plan};
 use mars_tree::{
-    Batch, HostName, Key, LogName, ReplayPos, ResName, Snapshot, TodoSwitch, Tree, VersionHead,
-    VersionLink,
+    Batch, HostName, Key, LogName, ReplayPos, ResName, Snapshot, TodoSwitch, Tree, Value,
+    VersionHead, VersionLink,
 };
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -42,6 +42,11 @@ pub trait Stopper: std::fmt::Debug {
     fn is_set(&self) -> bool;
     /// Told from time to time: `log` is applied up to `pos`, `dirty` bytes behind it perhaps partly; it goes on to `end`.
     fn applied(&self, _log: &LogName, _pos: u64, _dirty: u64, _end: u64) {}
+    /// Is a device in use that an earlier process has left? It is served until it is closed, as by a process that goes on running while another host
+    /// becomes designated.
+    fn is_in_use(&self) -> bool {
+        false
+    }
 }
 
 impl Stopper for mars_daemon::Stop {
@@ -68,7 +73,12 @@ impl Recovery<'_> {
         // What the end of a log turned out to be.
         let mut judged: Option<(LogName, Tail)> = None;
         loop {
-            let snap = self.tree.snapshot_of(self.res)?;
+            let mut snap = self.tree.snapshot_of(self.res)?;
+            if self.stop.is_in_use()
+                && let Some(link) = snap.links.get_mut(&Key::Primary(self.res.clone()).path())
+            {
+                link.value = Value::new(self.me.as_str())?;
+            }
             let replay = snap.replay(self.res, self.me).with_context(|| {
                 format!(
                     "resource {}: replay-{} is missing or damaged; run `marsadm invalidate {}`",
@@ -262,6 +272,11 @@ impl Recovery<'_> {
             "{log} ends at {end} ({what}), the last {} bytes of the file do not count",
             len - end
         );
+        if end == 0 && matches!(promise, Promise::Own(0)) {
+            // Nothing in it was ever durable: it is as if it had just been created, and logging begins in it.
+            self.truncate(log, 0)?;
+            return Ok((Tail::Unread, outcome.records));
+        }
         let tail = match outcome.end {
             ApplyEnd::Incomplete { .. } => promise.tail(len),
             _ => promise.tail(end),
@@ -309,12 +324,16 @@ impl Recovery<'_> {
             && self.file_len(log)? > valid
         {
             tracing::warn!("{log} is cut at {valid}, where logging was interrupted");
-            let dir = self.path(log).parent().map(Path::to_path_buf);
-            LogDir(dir.unwrap_or_default())
-                .truncate(log, valid)
-                .with_context(|| format!("cutting {log}"))?;
+            self.truncate(log, valid)?;
         }
         Ok(())
+    }
+
+    fn truncate(&self, log: &LogName, len: u64) -> anyhow::Result<()> {
+        let dir = self.path(log).parent().map(Path::to_path_buf);
+        LogDir(dir.unwrap_or_default())
+            .truncate(log, len)
+            .with_context(|| format!("cutting {log}"))
     }
 
     /// What was said about the log before the crash.

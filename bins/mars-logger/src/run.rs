@@ -4,33 +4,93 @@ use crate::core::CoreConfig;
 use crate::engine::{Engine, EngineParts};
 use crate::io::{DataDisk, Links as _, LogDir, LogStore};
 use crate::links::TreeLinks;
-use crate::prepare::PreparedLogs;
+use crate::prepare::{PrepareControl, PreparedLogs};
 use crate::progress::Progress;
 use crate::recovery::{Recovery, StartPoint};
+use crate::stopping::{self, Why};
 use crate::threads;
 use crate::wake::Waker;
 use crate::wrap::Wrap;
 use anyhow::{Context as _, bail, ensure};
 use mars_daemon::{
-    Daemon, Durability, FrontChoice, InstanceLock, LogCompression, LogDigest, ResourceConfig,
+    Daemon, Durability, Failures, FdStore, FrontChoice, InstanceLock, LogCompression, LogDigest,
+    ResourceConfig, events, harden,
 };
 use mars_disk::{Disk, DiskMode};
-use mars_front::{Front, FrontKind};
+use mars_front::{Front, FrontKind, Handover, Keeper};
 use mars_live::LivePage;
 use mars_log::{Compression, Digest, EncodeOptions, FeatureMask};
 use mars_tree::{Batch, HostName, Key, ResName, Snapshot, TodoSwitch, Tree, Watcher};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Restart: time to write back while the device is still served.
+const BEFORE_RESTART: Duration = Duration::from_secs(60);
 
 /// Runs the logger of one resource until it is stopped or not designated any more.
 pub fn run(daemon: &Daemon, res: &ResName, wrap: &Wrap) -> anyhow::Result<()> {
+    let store = FdStore::from_env();
+    let kept = store.as_ref().map(FdStore::take).unwrap_or_default();
+    let names: Vec<String> = kept.iter().map(|(name, _)| name.clone()).collect();
+    let in_use = !names.is_empty();
+    let handover = store.clone().map(|store| Handover {
+        kept,
+        keeper: Arc::new(Store(store)),
+    });
+    let _lock = InstanceLock::acquire(&daemon.env, "logger", Some(res))?;
+    let failures = Failures::of(&daemon.env.resource_run_dir(res), "logger");
+    let result = run_locked(daemon, res, wrap, handover, &failures);
+    if let Err(e) = &result
+        && in_use
+    {
+        // Somebody waits for the device; ending would soon use up the restarts that systemd allows, and with them the device.
+        let pause = failures.add();
+        if !daemon.stop.is_set() {
+            tracing::error!("{e:#}; the device is in use, trying again in {pause:?}");
+            daemon.status(&format!("waiting to try again: {e:#}"));
+        }
+        if daemon.stop.wait(pause) && stopping::ask(res) == Why::Stop {
+            failures.clear();
+            let forgotten = names
+                .iter()
+                .try_for_each(|n| store.iter().try_for_each(|s| s.forget(n)));
+            if let Err(e) = forgotten {
+                tracing::warn!("{e:#}");
+            }
+            mars_front::sweep(&daemon.env, res);
+        }
+    }
+    result
+}
+
+struct Store(FdStore);
+
+impl Keeper for Store {
+    fn keep(&self, name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.0.keep(name, fds).map_err(io::Error::other)
+    }
+    fn forget(&self, name: &str) -> io::Result<()> {
+        self.0.forget(name).map_err(io::Error::other)
+    }
+}
+
+fn run_locked(
+    daemon: &Daemon,
+    res: &ResName,
+    wrap: &Wrap,
+    handover: Option<Handover>,
+    failures: &Failures,
+) -> anyhow::Result<()> {
     let env = &daemon.env;
     let me = &env.host;
-    let _lock = InstanceLock::acquire(env, "logger", Some(res))?;
+    let in_use = handover.as_ref().is_some_and(|h| !h.kept.is_empty());
     let tree = Tree::open(env)?;
     let mut watcher = Watcher::resource(&tree, res)?;
     let snap = tree.snapshot_of(res)?;
-    let facts = Facts::check(&snap, res, me)?;
+    let facts = Facts::check(&snap, res, me, in_use)?;
     let mut dirs = Batch::new();
     dirs.mkdir(format!("resource-{res}/actual-{me}"));
     tree.commit(&dirs)?;
@@ -45,6 +105,7 @@ pub fn run(daemon: &Daemon, res: &ResName, wrap: &Wrap) -> anyhow::Result<()> {
         facts.size
     );
     let disk = (wrap.disk)(Arc::new(disk));
+    harden::write_path();
     daemon.status("recovery");
     let start = Recovery {
         tree: &tree,
@@ -55,11 +116,12 @@ pub fn run(daemon: &Daemon, res: &ResName, wrap: &Wrap) -> anyhow::Result<()> {
         stop: &Progress {
             daemon,
             page: LivePage::open(&env.run_dir, res.as_str())?,
+            in_use,
         },
     }
     .run()
     .inspect_err(|e| daemon.status(&format!("not primary: {e:#}")))?;
-    let config = daemon.config.resource(res);
+    let config = daemon.config().resource(res);
     Primary {
         daemon,
         res,
@@ -67,8 +129,9 @@ pub fn run(daemon: &Daemon, res: &ResName, wrap: &Wrap) -> anyhow::Result<()> {
         facts: &facts,
         config: &config,
         wrap,
+        failures,
     }
-    .serve(&mut watcher, disk, disk_size, &start)
+    .serve(&mut watcher, disk, disk_size, &start, handover)
 }
 
 /// What the tree says about the resource here.
@@ -80,7 +143,8 @@ struct Facts {
 }
 
 impl Facts {
-    fn check(snap: &Snapshot, res: &ResName, me: &HostName) -> anyhow::Result<Facts> {
+    /// `in_use`: an earlier process has left a device behind; it is served until it is closed, whoever is designated by now.
+    fn check(snap: &Snapshot, res: &ResName, me: &HostName, in_use: bool) -> anyhow::Result<Facts> {
         let disk = snap
             .text(&Key::Data(res.clone(), me.clone()))
             .with_context(|| {
@@ -96,6 +160,7 @@ impl Facts {
         );
         match snap.host(&Key::Primary(res.clone())) {
             Some(p) if p == *me => {}
+            _ if in_use => {}
             Some(p) => bail!(
                 "resource {res}: {p} is designated primary, not {me}; run `marsadm primary {res}`"
             ),
@@ -148,6 +213,7 @@ fn core_config(config: &ResourceConfig, mask: FeatureMask) -> CoreConfig {
         encode: EncodeOptions {
             digest,
             compression,
+            zlib_level: config.zlib_level,
             ..EncodeOptions::default()
         },
         age: config.writeback_age,
@@ -165,6 +231,7 @@ fn open_disk(daemon: &Daemon, tree: &Tree, res: &ResName, facts: &Facts) -> anyh
         if let Err(t) = tree.commit(&b) {
             tracing::warn!("{t}");
         }
+        events::disk_error(res, &e.to_string());
         anyhow::Error::new(e).context(format!("resource {res}"))
     })
 }
@@ -183,6 +250,21 @@ fn take_away(front: &mut dyn Front) {
     }
 }
 
+/// Leaves the device to the next process. False when that is not possible.
+fn hand_over(front: &mut dyn Front) -> bool {
+    match front.hand_over() {
+        Ok(true) => {
+            tracing::info!("{} stays for the next process", front.target().display());
+            true
+        }
+        Ok(false) => false,
+        Err(e) => {
+            tracing::warn!("{} cannot be handed over: {e}", front.target().display());
+            false
+        }
+    }
+}
+
 /// The resource while this host serves it.
 struct Primary<'a> {
     daemon: &'a Daemon,
@@ -191,15 +273,36 @@ struct Primary<'a> {
     facts: &'a Facts,
     config: &'a ResourceConfig,
     wrap: &'a Wrap,
+    failures: &'a Failures,
 }
 
 impl Primary<'_> {
+    /// A reload of the configuration changes the running engine.
+    fn follow_config(&self, engine: &Arc<Engine>, prepare: Option<PrepareControl>) {
+        let (res, mask) = (self.res.clone(), self.facts.mask);
+        let engine = Arc::downgrade(engine);
+        let apply = move |config: &mars_daemon::Config| {
+            let config = config.resource(&res);
+            if let Some(p) = &prepare {
+                p.set_ahead(config.prepare_bytes);
+            }
+            if let Some(e) = engine.upgrade() {
+                let (rotate, resume) = (config.rotate_bytes, config.resume);
+                e.reconfigure(core_config(&config, mask), rotate, resume);
+            }
+        };
+        // Whatever was changed during the recovery is taken over, too.
+        apply(&self.daemon.config());
+        self.daemon.on_reload(apply);
+    }
+
     fn serve(
         &self,
         watcher: &mut Watcher,
         disk: Arc<dyn DataDisk>,
         disk_size: u64,
         start: &StartPoint,
+        handover: Option<Handover>,
     ) -> anyhow::Result<()> {
         let Primary {
             daemon,
@@ -208,17 +311,20 @@ impl Primary<'_> {
             facts,
             config,
             wrap,
+            failures,
         } = *self;
         let env = &daemon.env;
         let me = &env.host;
         let dir = LogDir(env.root.join(format!("resource-{res}")));
+        let mut prepare = None;
         let store: Box<dyn LogStore> = match config.prepare_bytes {
             0 => Box::new(dir),
-            ahead => Box::new(PreparedLogs::new(
-                dir,
-                ahead,
-                config.durability == Durability::Strict,
-            )),
+            ahead => {
+                let strict = config.durability == Durability::Strict;
+                let logs = PreparedLogs::new(dir, ahead, strict);
+                prepare = Some(logs.control());
+                Box::new(logs)
+            }
         };
         let store = (wrap.store)(store);
         let sink = store
@@ -249,6 +355,7 @@ impl Primary<'_> {
             rotate_bytes: config.rotate_bytes,
             wake_control: Box::new(move || engine_waker.wake()),
         })?;
+        self.follow_config(&engine, prepare);
         let threads = threads::start(&engine)?;
         let kind = match config.front {
             FrontChoice::Auto => FrontKind::Auto,
@@ -256,7 +363,8 @@ impl Primary<'_> {
             FrontChoice::NbdSocket => FrontKind::NbdSocket,
         };
         let backend = Arc::clone(&engine) as Arc<dyn mars_front::Backend>;
-        let mut front = match mars_front::start(kind, env, res, &facts.device, backend) {
+        let front = mars_front::start_or_continue(kind, env, res, &facts.device, backend, handover);
+        let mut front = match front {
             Ok(f) => f,
             Err(e) => {
                 threads.drain();
@@ -283,16 +391,21 @@ impl Primary<'_> {
             ("if-on", 1),
             ("is-primary", 1),
         ]);
-        tracing::info!(
-            "primary, logging in {}, {} records recovered, device {}",
+        let what = format!(
+            "logging in {}, {} records recovered, device {}",
             start.log,
             start.records,
             front.target().display()
         );
+        failures.clear();
+        events::device_up(res, &start.log, &what);
         daemon.ready();
+        // Leaves the bus at the end of this function.
+        let _bus = crate::bus::start(&engine, tree, res, me);
         let ended = Control {
             daemon: Some(daemon),
             stop: &daemon.stop,
+            why: &|| stopping::ask(res),
             tree,
             res,
             me,
@@ -304,10 +417,20 @@ impl Primary<'_> {
         }
         .run(watcher);
         daemon.status("stopping: writing back");
-        engine.leave();
-        take_away(front.as_mut());
+        // Users get time to let go, and write-back takes as long as the disk needs.
+        let _waiting = mars_daemon::watchdog::waiting();
+        engine.end_freeze();
+        if matches!(ended, Ok(Ended::Restart)) {
+            // While the users are still served: afterwards they wait. What is left is written before the end, or by the next process.
+            engine.drain(BEFORE_RESTART).ok();
+        }
+        let handed_over = matches!(ended, Ok(Ended::Restart)) && hand_over(front.as_mut());
+        if !handed_over {
+            engine.leave();
+            take_away(front.as_mut());
+        }
         drop(front);
-        engine.set_device_on(false);
+        engine.set_device_on(handed_over);
         let clean = threads.drain();
         if let Err(e) = engine.finish_log() {
             // The next start cuts it.
@@ -319,14 +442,10 @@ impl Primary<'_> {
         if clean {
             links.replay(&back.log, back.pos, 0);
         }
-        links.set_actual(&[
-            ("ops-if_rate", 0),
-            ("amount-if_rate", 0),
-            ("if-flying", 0),
-            ("open-count", 0),
-            ("if-on", 0),
-            ("is-primary", 0),
-        ]);
+        links.set_actual(&[("ops-if_rate", 0), ("amount-if_rate", 0), ("if-flying", 0)]);
+        if !handed_over {
+            links.set_actual(&[("open-count", 0), ("if-on", 0), ("is-primary", 0)]);
+        }
         let ended = ended?;
         if ended == Ended::NotDesignated
             && let Err(e) = env.request_reconcile()
@@ -339,7 +458,8 @@ impl Primary<'_> {
             facts.disk.display(),
             status.disk_error
         );
-        tracing::info!("stopped at {},{}", back.log, back.pos);
+        let what = format!("stopped at {},{}", back.log, back.pos);
+        events::device_down(res, &back.log, &what);
         Ok(())
     }
 }

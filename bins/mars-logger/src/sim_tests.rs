@@ -153,7 +153,7 @@ impl Sim {
         if self.rng.one_in(6) {
             self.ops.push((0, 0, true));
             self.waiting.insert(tag, true);
-            self.c.answer_when_safe(true, tag, out);
+            self.c.answer_when_safe(true, None, tag, out);
             return;
         }
         let first = self.rng.below(SECTORS);
@@ -172,7 +172,8 @@ impl Sim {
         }
         self.ops.push((first, count, zero));
         self.waiting.insert(tag, fua || self.strict);
-        self.c.answer_when_safe(fua, tag, out);
+        let place = first * 512..(first + count) * 512;
+        self.c.answer_when_safe(fua, Some(place), tag, out);
     }
 
     /// True at the end.
@@ -254,7 +255,7 @@ impl Sim {
             }
             DiskStep::Sleep(None) => return false,
             DiskStep::End => return true,
-            DiskStep::Write(generation) => {
+            DiskStep::Write(generation) | DiskStep::Salvage(generation) => {
                 for run in generation.runs(8192) {
                     match run {
                         WriteRun::Data { pos, pieces } => {
@@ -290,7 +291,10 @@ impl Sim {
             self.flying_disk = Some((step, writes));
             return;
         }
-        let is_io = matches!(step, DiskStep::Write(_) | DiskStep::Flush);
+        let is_io = matches!(
+            step,
+            DiskStep::Write(_) | DiskStep::Flush | DiskStep::Salvage(_)
+        );
         let fails = self.faults && is_io && self.rng.one_in(20);
         match &step {
             DiskStep::CutLog { valid } => {
@@ -306,7 +310,7 @@ impl Sim {
                 self.replay(from, *dirty);
             }
             DiskStep::Position { at, .. } => self.replay(at, 0),
-            DiskStep::Flush if fails => {
+            DiskStep::Flush | DiskStep::Salvage(_) if fails => {
                 // The kernel drops what it could not write: some of it never comes.
                 let lost = std::mem::take(&mut self.w.unflushed);
                 self.w.disk = self.w.flushed.clone();
@@ -317,7 +321,7 @@ impl Sim {
                     }
                 }
             }
-            DiskStep::Flush => {
+            DiskStep::Flush | DiskStep::Salvage(_) => {
                 self.w.unflushed.clear();
                 self.w.flushed = self.w.disk.clone();
             }
@@ -330,6 +334,15 @@ impl Sim {
             _ => {}
         }
         let code = if fails { Err(5) } else { OK };
+        if let DiskStep::Salvage(data) = &step {
+            // All or nothing here; the simulation of power cuts has disks that fail in places.
+            let lost = if fails {
+                data.ranges()
+            } else {
+                Ranges::default()
+            };
+            return self.c.disk_salvaged(lost, 5, self.now, out);
+        }
         self.c.disk_done(step, code, self.now, out);
     }
 

@@ -5,6 +5,7 @@ use common::*;
 use mars_daemon::Stop;
 use mars_front::Front;
 use mars_logger::control::{Control, Ended};
+use mars_logger::stopping::Why;
 use mars_logger::wake::Waker;
 use mars_tree::{TreeEvent, Watcher};
 use std::io;
@@ -75,6 +76,7 @@ fn leave(host: &Host, users: &Arc<Users>, script: impl FnOnce(&Waker) + Send) ->
         Control {
             daemon: None,
             stop: &stop,
+            why: &|| Why::Stop,
             tree: &host.tree,
             res: &host.res,
             me: &host.me,

@@ -426,3 +426,22 @@ fn recovery_a_log_of_zeros_is_an_empty_log() {
     assert_eq!(start.prev.unwrap(), first);
     assert_eq!(std::fs::metadata(host.log_path(&next)).unwrap().len(), 0);
 }
+
+/// A crash before anything was durable: the log begins anew, and no host takes what is torn in it for history.
+#[test]
+fn recovery_a_torn_first_record_is_no_history() {
+    for keep in [1, 84, 85, 500, 4000] {
+        let host = Host::new(1 << 20);
+        let log = host.own_log(1);
+        let bytes = log_bytes(1, 1);
+        std::fs::write(host.log_path(&log), &bytes[..keep]).unwrap();
+        let start = host.recover().unwrap();
+        assert_eq!(start.log, log, "{keep} bytes");
+        assert_eq!(std::fs::metadata(host.log_path(&log)).unwrap().len(), 0);
+        assert_eq!(
+            host.get("replay-alpha").as_deref(),
+            Some("log-000000001-alpha,0,0")
+        );
+        assert_eq!(page(&host.disk_path(), 0), 0);
+    }
+}

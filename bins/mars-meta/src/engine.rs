@@ -1,18 +1,20 @@
 //! The one owner and the one loop: select what happened, apply it.
+use crate::bus::Telling;
 use crate::conn::{Event, Failure, SharedGate};
 use crate::gate::Gate;
 use crate::mesh::Mesh;
-use crate::publish::{self, Space};
+use crate::publish::{self, Limits, Space};
 use crate::quiet::Quiet;
-use crate::relevant::{Relevance, relevance};
+use crate::relevant::{Relevance, is_relevant_here, relevance};
 use crate::runwatch::RunWatch;
 use crate::spread::{ConnId, Spread, travels};
+use crate::story::{self, Story};
 use crate::sys;
 use crate::trigger::Trigger;
 use crate::unstored::Unstored;
 use crate::wire::Message;
 use anyhow::Context;
-use mars_daemon::Daemon;
+use mars_daemon::{Daemon, events};
 use mars_tree::{
     Applied, Batch, HostEnv, HostName, Key, RemoteLink, Stamp, Tree, TreeError, TreeEvent, Value,
     Watcher,
@@ -52,6 +54,7 @@ struct Timers {
     reconcile: Option<Instant>,
     settle: Option<Instant>,
     retry: Option<Instant>,
+    story: Option<Instant>,
 }
 
 impl Timers {
@@ -63,6 +66,7 @@ impl Timers {
             self.reconcile,
             self.settle,
             self.retry,
+            self.story,
         ]
         .into_iter()
         .flatten()
@@ -105,6 +109,8 @@ struct Engine<'a> {
     /// `uuid` or `ips/` changed since the last look.
     cluster_dirty: bool,
     unstored: Unstored,
+    story: Story,
+    telling: Telling,
 }
 
 /// Runs until the daemon is told to stop.
@@ -130,6 +136,7 @@ pub async fn run(daemon: &Daemon) -> anyhow::Result<()> {
         removed: BTreeMap::new(),
     }));
     let now = Instant::now();
+    let telling = Telling::start(env, &tree);
     let mut e = Engine {
         daemon,
         env,
@@ -159,6 +166,8 @@ pub async fn run(daemon: &Daemon) -> anyhow::Result<()> {
         emergency: 0,
         cluster_dirty: true,
         unstored: Unstored::default(),
+        story: Story::default(),
+        telling,
     };
     e.rescan();
     e.after_changes();
@@ -232,6 +241,13 @@ impl Engine<'_> {
         if due(&mut self.timers.retry, now) {
             self.retry();
         }
+        if due(&mut self.timers.story, now) {
+            match self.story.tell(&self.tree, &self.env.host, now) {
+                Ok(Some(at)) => at_latest(&mut self.timers.story, at),
+                Ok(None) => {}
+                Err(e) => self.complain("tree", &e.to_string()),
+            }
+        }
         if due(&mut self.timers.reconcile, now)
             && let Err(e) = self.env.request_reconcile()
         {
@@ -258,11 +274,15 @@ impl Engine<'_> {
             match self.watcher.wait(Some(Duration::ZERO)) {
                 Ok(TreeEvent::Timeout) => return,
                 Ok(TreeEvent::Changed(paths)) => {
+                    self.telling.changed(&paths);
                     for p in &paths {
                         self.path_changed(p);
                     }
                 }
-                Ok(TreeEvent::Rescan) => self.rescan(),
+                Ok(TreeEvent::Rescan) => {
+                    self.telling.lost();
+                    self.rescan();
+                }
                 Err(e) => {
                     self.complain("tree", &e.to_string());
                     at_latest(&mut self.timers.rescan, Instant::now() + RESCAN_RETRY);
@@ -290,6 +310,7 @@ impl Engine<'_> {
         let link = link.as_ref().map(|l| (l.value.as_bytes(), l.stamp));
         if self.spread.local(path, link) {
             self.note(path);
+            self.consider_own(path);
         }
     }
 
@@ -311,6 +332,9 @@ impl Engine<'_> {
 
     fn note(&mut self, path: &str) {
         self.cluster_dirty |= path == "uuid" || path.starts_with("ips/");
+        if let Some(after) = self.story.changed(path) {
+            at_latest(&mut self.timers.story, Instant::now() + after);
+        }
     }
 
     /// After anything that may have changed the tree or the connections.
@@ -370,7 +394,7 @@ impl Engine<'_> {
         let now = Instant::now();
         at_latest(
             &mut self.timers.heartbeat,
-            now + self.daemon.config.heartbeat(),
+            now + self.daemon.config().heartbeat(),
         );
         if self.gate.borrow().uuid.is_none() {
             return;
@@ -379,7 +403,8 @@ impl Engine<'_> {
         let env = self.env;
         let me = &env.host;
         let mut b = Batch::new();
-        let space = match Space::of(&env.root) {
+        let limits = Limits::of(&self.daemon.config());
+        let space = match Space::of(&env.root, limits) {
             Ok(s) => Some(s),
             Err(e) => {
                 self.complain("free space", &e.to_string());
@@ -387,7 +412,15 @@ impl Engine<'_> {
             }
         };
         if let Some(s) = space {
-            self.emergency = s.emergency(self.emergency);
+            let before = self.emergency;
+            self.emergency = s.emergency(before);
+            let what = format!("{} of {} GiB are free", s.free >> 30, s.total >> 30);
+            let mine = |spread| story::own(spread, me);
+            if self.emergency > before {
+                events::space_low(&mine(&self.spread), self.emergency, &what);
+            } else if self.emergency == 0 && before > 0 {
+                events::space_ok(&mine(&self.spread), &what);
+            }
         }
         b.set_if_changed(
             Key::HostActual(me.clone(), "emergency".into()),
@@ -575,6 +608,20 @@ impl Engine<'_> {
             None => return,
         };
         at_latest(&mut self.timers.reconcile, Instant::now() + after);
+    }
+
+    /// The same for changes that were made here. Commands ask for the reconciler themselves; daemons that come and go do not know that
+    /// something stands on top of the device.
+    fn consider_own(&mut self, path: &str) {
+        let key = Key::parse(path);
+        let has_stack = key.resource().is_some_and(|res| {
+            self.spread
+                .text(&format!("resource-{res}/systemd-want"))
+                .is_some()
+        });
+        if is_relevant_here(&key, &self.env.host, has_stack) {
+            at_latest(&mut self.timers.reconcile, Instant::now() + RECONCILE_SOON);
+        }
     }
 
     /// Local bookkeeping for administrators: when did we last get everything from that host.

@@ -3,6 +3,8 @@
 //! Pure: [`spread`] (what to send to whom), [`gate`] (who may talk to us), [`relevant`], [`wire`], [`publish`]. The rim: [`conn`] (sockets),
 //! [`engine`] (the one loop that owns everything).
 
+pub mod args;
+pub mod bus;
 pub mod conn;
 pub mod engine;
 pub mod gate;
@@ -12,6 +14,7 @@ pub mod quiet;
 pub mod relevant;
 pub mod runwatch;
 pub mod spread;
+pub mod story;
 pub mod sys;
 pub mod trigger;
 pub mod unstored;

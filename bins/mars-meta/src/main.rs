@@ -1,14 +1,8 @@
 //! One per host: spreads the symlink tree to all other hosts of the cluster.
 use clap::Parser;
 use mars_daemon::{Daemon, InstanceLock};
+use mars_meta::args::Args;
 use std::process::ExitCode;
-
-/// Spreads the MARS symlink tree between the hosts of the cluster.
-///
-/// Everything else comes from the environment: MARS_ROOT, MARS_RUN_DIR, MARS_HOST, MARS_PORT.
-#[derive(Parser)]
-#[command(name = "mars-meta", version)]
-struct Args {}
 
 fn run() -> anyhow::Result<()> {
     let daemon = Daemon::start("mars-meta", None)?;
@@ -26,8 +20,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!("{e:#}");
-            eprintln!("mars-meta: {e:#}");
+            mars_daemon::report_failure("mars-meta", &e);
             ExitCode::FAILURE
         }
     }

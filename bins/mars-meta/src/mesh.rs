@@ -2,7 +2,9 @@
 use crate::conn::{Event, Failure, SharedGate, Start, Target, acceptor, dialler, reader, writer};
 use crate::quiet::Quiet;
 use crate::spread::{ConnId, Outgoing, Spread};
+use crate::story::shared;
 use crate::wire::{BATCH_BYTES, Message};
+use mars_daemon::events;
 use mars_live::Clock;
 use mars_net::{Hello, bind_for};
 use mars_tree::HostName;
@@ -199,9 +201,8 @@ impl Mesh {
         spread.connect(id);
         self.retarget(&host, Start::Later);
         let way = if dialled { "called" } else { "called by it" };
-        if quiet.is_news(host.as_str(), "up", now) {
-            tracing::info!("{host}: connected ({way})");
-        }
+        let resources = shared(spread, &self.me, &host);
+        events::peer_back(&resources, &host, &format!(" ({way})"));
     }
 
     /// A connection ended, or has to.
@@ -215,8 +216,9 @@ impl Mesh {
         if good {
             quiet.forget(host.as_str());
         }
-        if quiet.is_news(host.as_str(), why, now) {
-            tracing::info!("{host}: connection lost: {why}");
+        // At the end of this daemon all connections end.
+        if !self.closing {
+            events::peer_lost(&shared(spread, &self.me, &host), &host, why);
         }
         self.disconnect(conn, spread);
         // Of two hosts that lose each other, one calls at once, the other a little later.

@@ -9,9 +9,25 @@ pub const BUILDTAG: &str = concat!("mars1.0ustable100(", env!("CARGO_PKG_VERSION
 /// CRC32C.
 const DIGEST_USED: u32 = 0x0004_0000;
 const GIB: u64 = 1 << 30;
-/// The limits of the four emergency levels are 2 GiB each; a file system smaller than this has none, else it could hold nothing.
-const SMALL: u64 = 12 * GIB;
-const LIMIT: u64 = 2 * GIB;
+
+/// When space counts as short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// A file system smaller than this many bytes has no levels, else it could hold nothing.
+    pub total: u64,
+    /// Shares of the levels 1 to 4 in bytes: a level begins when less than its share and those of the higher ones is free.
+    pub free: [u64; 4],
+}
+
+impl Limits {
+    /// As configured.
+    pub fn of(config: &mars_daemon::Config) -> Limits {
+        Limits {
+            total: config.required_total_bytes(),
+            free: config.required_free_bytes(),
+        }
+    }
+}
 
 /// Space of the file system that holds the tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,20 +36,26 @@ pub struct Space {
     pub total: u64,
     /// Bytes that may still be used.
     pub free: u64,
+    /// When that is too little.
+    pub limits: Limits,
 }
 
 impl Space {
     /// Asks the file system.
-    pub fn of(root: &Path) -> std::io::Result<Space> {
+    pub fn of(root: &Path, limits: Limits) -> std::io::Result<Space> {
         let s = nix::sys::statvfs::statvfs(root)?;
         let unit = s.fragment_size();
         Ok(Space {
             total: s.blocks().saturating_mul(unit),
             free: s.blocks_available().saturating_mul(unit),
+            limits,
         })
     }
     fn limits(self) -> u64 {
-        if self.total < SMALL { 0 } else { 4 * LIMIT }
+        if self.total < self.limits.total {
+            return 0;
+        }
+        self.limits.free.iter().fold(0, |a, b| a.saturating_add(*b))
     }
     /// GiB above all limits.
     pub fn rest_gib(self) -> u64 {
@@ -48,13 +70,14 @@ impl Space {
         if self.limits() == 0 {
             return u8::from(self.free == 0) * 4;
         }
-        match self.free / LIMIT {
-            0 => 4,
-            1 => 3,
-            2 => 2,
-            3 => 1,
-            _ => 0,
+        let mut need = 0_u64;
+        for (share, level) in self.limits.free.iter().rev().zip((1..=4).rev()) {
+            need = need.saturating_add(*share);
+            if self.free < need {
+                return level;
+            }
         }
+        0
     }
     /// The level to publish: rises at once, falls one step per round.
     pub fn emergency(self, before: u8) -> u8 {
@@ -105,16 +128,23 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
+    const LIMITS: Limits = Limits {
+        total: 12 * GIB,
+        free: [2 * GIB; 4],
+    };
+
     #[test]
     fn small_file_systems_have_no_limits() {
         let s = Space {
             total: 8 * GIB,
             free: GIB,
+            limits: LIMITS,
         };
         assert_eq!((s.rest_gib(), s.total_gib(), s.emergency(0)), (1, 8, 0));
         let full = Space {
             total: 8 * GIB,
             free: 0,
+            limits: LIMITS,
         };
         assert_eq!(full.emergency(0), 4);
     }
@@ -124,6 +154,7 @@ mod tests {
         let s = |free| Space {
             total: 100 * GIB,
             free: free * GIB,
+            limits: LIMITS,
         };
         assert_eq!((s(50).rest_gib(), s(50).total_gib()), (42, 92));
         assert_eq!(s(5).rest_gib(), 0);
@@ -131,6 +162,22 @@ mod tests {
         assert_eq!(s(50).emergency(4), 3);
         assert_eq!(s(50).emergency(0), 0);
         assert_eq!(s(1).emergency(1), 4);
+    }
+
+    #[test]
+    fn emergency_levels_follow_their_shares() {
+        let s = |free| Space {
+            total: 100 * GIB,
+            free: free * GIB,
+            limits: Limits {
+                total: 0,
+                free: [40 * GIB, 0, 4 * GIB, GIB],
+            },
+        };
+        assert_eq!(
+            [50, 45, 44, 5, 4, 1, 0].map(|f| s(f).emergency(0)),
+            [0, 0, 1, 1, 3, 3, 4]
+        );
     }
 
     #[test]

@@ -55,6 +55,18 @@ pub fn is_relevant(
     relevance(key, me, is_local).is_some()
 }
 
+/// Must the reconciler look when this key was changed here? `has_stack`: somebody controls units on top of the resource's device. They
+/// follow the device: it appears and vanishes, and who held it lets go.
+pub fn is_relevant_here(key: &Key, me: &HostName, has_stack: bool) -> bool {
+    match key {
+        Key::Systemd(_, name) => name != "trigger",
+        Key::Actual(_, h, name) => {
+            has_stack && h == me && matches!(name.as_str(), "if-on" | "open-count")
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -77,6 +89,33 @@ mod tests {
             "uuid",
         ] {
             assert_eq!(of(p), Some(Relevance::Soon), "{p}");
+        }
+    }
+
+    #[test]
+    fn stacks_follow_their_units_and_the_own_device() {
+        let me = "alpha".parse().unwrap();
+        let here = |path: &str, stack| is_relevant_here(&Key::parse(path), &me, stack);
+        for p in ["want", "start-unit", "stop-unit"] {
+            assert!(here(&format!("resource-lv0/systemd-{p}"), false), "{p}");
+            assert_eq!(
+                of(&format!("resource-lv0/systemd-{p}")),
+                Some(Relevance::Soon)
+            );
+        }
+        for p in ["if-on", "open-count"] {
+            let own = format!("resource-lv0/actual-alpha/{p}");
+            assert!(here(&own, true) && !here(&own, false), "{p}");
+            assert!(!here(&format!("resource-lv0/actual-beta/{p}"), true), "{p}");
+        }
+        for p in [
+            "resource-lv0/actual-alpha/if-flying",
+            "resource-lv0/userspace/systemd-status-stop-alpha",
+            "resource-lv0/userspace/device-holders-alpha",
+            "resource-lv0/replay-alpha",
+            "resource-lv0/systemd-trigger",
+        ] {
+            assert!(!here(p, true), "{p}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Secondary: applies log files to the disk. `main.rs` only parses and runs.
 
+pub mod args;
 mod logfile;
 mod publish;
 mod replay;

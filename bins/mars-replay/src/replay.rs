@@ -3,7 +3,7 @@ use crate::logfile::{self, LocalLog};
 use crate::publish::{self, Position};
 use crate::wake::{Seen, Wake};
 use anyhow::Context;
-use mars_daemon::{Daemon, InstanceLock, Rates};
+use mars_daemon::{Daemon, InstanceLock, Rates, events};
 use mars_disk::{
     ApplyEnd, ApplyError, ApplyEvent, ApplyOptions, ApplyOutcome, CopyGuard, CopyLock, DataDisk,
     Disk, DiskMode, WINDOW_BYTES, apply_log,
@@ -53,6 +53,8 @@ struct Replay<'a> {
     untrimmed: u64,
     backoff: Duration,
     last_error: String,
+    /// Of the disk, as it was published last.
+    disk_errno: i32,
     message: Option<String>,
 }
 
@@ -69,11 +71,10 @@ pub type WrapDisk = dyn Fn(Arc<dyn DataDisk>) -> Arc<dyn DataDisk>;
 
 /// Position and speed for people. `kib`: KiB per second over the last full interval, 0 when there is none yet.
 fn status_line(log: &LogName, pos: u64, limit: u64, kib: u64) -> String {
-    let mut line = format!("replaying {log}: {pos} of {limit}");
-    if kib > 0 {
-        line.push_str(&format!(", {} MiB/s", kib / 1024));
-    }
-    line
+    format!(
+        "replaying {log}: {}",
+        mars_daemon::amount::progress(pos, limit, kib)
+    )
 }
 
 /// Runs until stopped.
@@ -100,6 +101,7 @@ pub fn run(d: &Daemon, res: ResName, wrap: &WrapDisk) -> anyhow::Result<()> {
         untrimmed: 0,
         backoff: BACKOFF_MIN,
         last_error: String::new(),
+        disk_errno: 0,
         message: None,
     };
     d.ready();
@@ -243,6 +245,8 @@ impl Replay<'_> {
         let replaced =
             std::fs::symlink_metadata(path).is_ok_and(|m| logfile::identity(&m) != d.identity);
         if replaced || at.is_none_or(|at| at.log != d.log || at.pos != d.pos) {
+            let what = "the copy was replaced or is not needed any more";
+            events::log_repaired(&self.res, Some(&d.log.host), &d.log, what);
             self.damage = None;
             self.publish_code("0")?;
         }
@@ -350,6 +354,7 @@ impl Replay<'_> {
             match e {
                 ApplyEvent::BeforeWrite { start, end } => {
                     if guard.is_none() {
+                        let _waiting = mars_daemon::watchdog::waiting();
                         guard = Some(self.lock.hold()?);
                     }
                     self.tree.commit(&position.before_write(start, end))?;
@@ -439,7 +444,14 @@ impl Replay<'_> {
             identity,
             torn,
         });
-        self.complain(&format!("{log} is damaged behind position {pos}: {code}"));
+        self.d
+            .status(&format!("{log} is damaged behind position {pos}: {code}"));
+        let tell = if code == publish::incomplete() {
+            events::incomplete_log
+        } else {
+            events::defective_log
+        };
+        tell(&self.res, Some(&log.host), log, pos, code);
         Ok(Next::Again)
     }
 
@@ -500,10 +512,18 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn disk_error(&self, errno: i32) -> anyhow::Result<()> {
+    fn disk_error(&mut self, errno: i32) -> anyhow::Result<()> {
         let mut b = Batch::new();
         b.set_if_changed(self.actual("disk-error"), -errno);
         self.tree.commit(&b)?;
+        if std::mem::replace(&mut self.disk_errno, errno) != errno {
+            if errno == 0 {
+                events::disk_ok(&self.res);
+            } else {
+                let e = std::io::Error::from_raw_os_error(errno);
+                events::disk_error(&self.res, &format!("the disk cannot be used: {e}"));
+            }
+        }
         Ok(())
     }
 

@@ -68,6 +68,7 @@ impl Wake {
         ready: impl Fn(&State) -> bool,
     ) {
         let until = timeout.map(|t| Instant::now() + t);
+        let _waiting = mars_daemon::watchdog::waiting();
         while !s.stop && !ready(&s) {
             s = match until {
                 None => self.changed.wait(s).unwrap_or_else(PoisonError::into_inner),

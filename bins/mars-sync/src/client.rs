@@ -2,7 +2,7 @@
 use crate::copy;
 use crate::relevant::is_relevant;
 use anyhow::Context;
-use mars_daemon::{Control, Daemon, InstanceLock, Once, peer_left, spawn};
+use mars_daemon::{Control, Daemon, InstanceLock, Once, events, peer_left, spawn};
 use mars_disk::{CopyLock, Disk, DiskMode};
 use mars_live::LivePage;
 use mars_policy::{SyncHold, SyncPlan, View, sync_plan, sync_source_key};
@@ -31,6 +31,8 @@ pub struct Client<'a> {
     /// Between replay and us.
     pub lock: CopyLock,
     complaints: Once,
+    /// The beginning was said.
+    begun: Once,
 }
 
 fn plan(env: &HostEnv, tree: &Tree, res: &ResName) -> anyhow::Result<Result<SyncPlan, SyncHold>> {
@@ -70,6 +72,7 @@ pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
         res,
         ctl,
         complaints: Once::default(),
+        begun: Once::default(),
     };
     client.start_watcher(watcher)?;
     d.ready();
@@ -164,6 +167,13 @@ impl Client<'_> {
     fn sync(&mut self, p: &SyncPlan) -> anyhow::Result<()> {
         let disk = self.open_disk(p)?;
         self.begin(p)?;
+        let what = format!(
+            "from {}, {} of {} bytes are there",
+            p.source, p.from, p.size
+        );
+        if self.begun.first(p.source.as_str()) {
+            events::sync_started(&self.res, Some(&p.source), &what);
+        }
         let from = if p.from < p.size { p.from } else { 0 };
         copy::copy(self, p, &disk, from)?;
         self.complaints.clear();
@@ -204,6 +214,10 @@ impl Client<'_> {
         let mut b = Batch::new();
         b.set_if_changed(self.actual("disk-error"), -errno);
         self.tree.commit(&b)?;
+        if errno != 0 {
+            let e = std::io::Error::from_raw_os_error(errno);
+            events::disk_error(&self.res, &format!("the disk cannot be used: {e}"));
+        }
         Ok(())
     }
 
@@ -259,6 +273,8 @@ impl Client<'_> {
                 && snap.host(&Key::Primary(res.clone())).as_ref() == Some(&source)
                 && snap.text(&sync_source_key(&res, &me)) == Some(source.as_str())
         })?;
+        let what = format!("{} bytes are equal to those of {}", p.size, p.source);
+        events::sync_finished(&self.res, Some(&p.source), &what);
         Ok(())
     }
 }

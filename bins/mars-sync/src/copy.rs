@@ -5,7 +5,7 @@ use crate::proto::{self, ANSWER_MAX, Answer};
 use crate::shared::Shared;
 use crate::window::{LogPos, Verdict, Window};
 use anyhow::{Context, bail};
-use mars_daemon::{Rates, dial_member};
+use mars_daemon::{Rates, amount, dial_member};
 use mars_disk::Disk;
 use mars_live::SyncLive;
 use mars_net::{FRAME_HEADER, Service, read_frame, write_frame};
@@ -15,8 +15,6 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A source that takes longer for one chunk is gone or hopeless.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Flush and publish at most so often.
 const PUBLISH: Duration = Duration::from_secs(2);
 /// Before a chunk is asked for again.
@@ -70,7 +68,8 @@ pub fn copy(c: &Client<'_>, p: &SyncPlan, disk: &Disk, from: u64) -> anyhow::Res
 
 fn dial(c: &Client<'_>, p: &SyncPlan) -> anyhow::Result<TcpStream> {
     let service = (Service::Sync, proto::PORT_OFFSET);
-    let conn = dial_member(&c.d.env, &c.tree, service, &p.source, &p.ip, READ_TIMEOUT)?;
+    let silence = c.d.config().sync_timeout(&c.res);
+    let conn = dial_member(&c.d.env, &c.tree, service, &p.source, &p.ip, silence)?;
     let what = || format!("asking {} for its disk", p.source);
     let mut stream = conn.stream;
     write_frame(&mut stream, proto::OPEN, c.res.as_str().as_bytes()).with_context(what)?;
@@ -171,7 +170,9 @@ impl<'a> Receiver<'a> {
     fn run(&mut self, mut stream: &TcpStream) -> anyhow::Result<()> {
         self.publish_live();
         while !self.window.with(|w| w.is_equal()) {
+            let waiting = mars_daemon::watchdog::waiting();
             let frame = read_frame(&mut stream, ANSWER_MAX).context("waiting for the source")?;
+            drop(waiting);
             self.received += (FRAME_HEADER + frame.body.len()) as u64;
             match frame.kind {
                 proto::RESULT => {}
@@ -202,7 +203,9 @@ impl<'a> Receiver<'a> {
 
     /// False when the answer may be too old.
     fn write(&mut self, a: &Answer, content: &[u8]) -> anyhow::Result<bool> {
+        let waiting = mars_daemon::watchdog::waiting();
         let _held = self.c.lock.hold().context("waiting for replay")?;
+        drop(waiting);
         let applied = replay_link(&self.c.tree, &self.c.res, self.c.me())?.end();
         if !self.window.with(|w| w.may_write(a.chunk, applied)) {
             return Ok(false);
@@ -251,6 +254,11 @@ impl<'a> Receiver<'a> {
         self.c.tree.commit(&b)?;
         self.publish_live();
         self.c.d.progress();
+        self.c.d.status(&format!(
+            "syncing from {}: {}",
+            self.plan.source,
+            amount::progress(durable, self.plan.size, self.rates.current().1)
+        ));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! `window` is pure and has no clock, no lock and no I/O; `proto` says what goes over the wire; the rest is threads and files around it.
 
+pub mod args;
 mod blocks;
 pub mod client;
 mod copy;

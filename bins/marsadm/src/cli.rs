@@ -31,10 +31,10 @@ pub struct Options {
     pub ip: Option<Ipv4Addr>,
     /// `--ip-PEER`
     pub peer_ips: BTreeMap<String, Ipv4Addr>,
-    /// `--thresh-logfiles`
-    pub thresh_logfiles: usize,
-    /// `--thresh-logsize`, bytes
-    pub thresh_logsize: u64,
+    /// `--thresh-logfiles`, else of the configuration
+    pub thresh_logfiles: Option<usize>,
+    /// `--thresh-logsize`, bytes, else of the configuration
+    pub thresh_logsize: Option<u64>,
     /// `--json`
     pub json: bool,
     /// `--size`, bytes
@@ -45,6 +45,8 @@ pub struct Options {
     pub ssh_opts: String,
     /// `--macro`
     pub macro_text: Option<String>,
+    /// `--systemd-enable`: may units of the administrator be generated, started and stopped?
+    pub systemd_enable: bool,
 }
 
 impl Default for Options {
@@ -60,13 +62,14 @@ impl Default for Options {
             host: None,
             ip: None,
             peer_ips: BTreeMap::new(),
-            thresh_logfiles: 10,
-            thresh_logsize: 5_000_000_000,
+            thresh_logfiles: None,
+            thresh_logsize: None,
             json: false,
             size: None,
             ssh_port: 22,
             ssh_opts: "-A -o StrictHostKeyChecking=no -o ConnectTimeout=5".into(),
             macro_text: None,
+            systemd_enable: true,
         }
     }
 }
@@ -170,12 +173,12 @@ pub fn definition() -> Command {
         .arg(value(
             "thresh-logfiles",
             "N",
-            "log-rotate: not when N small logs exist [10]",
+            "log-rotate: not when N small logs exist [thresh_logfiles, 10]",
         ))
         .arg(value(
             "thresh-logsize",
             "GB",
-            "log-rotate: a log of this size is not small [5]",
+            "log-rotate: a log of this size is not small [thresh_logsize_gb, 5]",
         ))
         .arg(value("size", "SIZE", "create-resource: logical size"))
         .arg(value(
@@ -194,7 +197,12 @@ pub fn definition() -> Command {
             "TEXT",
             "view: evaluate TEXT instead of a macro by name",
         ))
-        .arg(flag("json", None, "view: output for machines"))
+        .arg(value(
+            "systemd-enable",
+            "0|1",
+            "0: leave unit instances and the units on top of devices alone [1]",
+        ))
+        .arg(flag("json", None, "view, config show: output for machines"))
         .arg(
             Arg::new("words")
                 .num_args(0..)
@@ -313,16 +321,16 @@ fn options(m: &ArgMatches) -> Done<Options> {
         ip: text("ip").map(|t| address("--ip", t)).transpose()?,
         peer_ips: BTreeMap::new(),
         thresh_logfiles: match text("thresh-logfiles") {
-            None => defaults.thresh_logfiles,
+            None => None,
             Some(t) => match t.parse() {
-                Ok(n) => n,
+                Ok(n) => Some(n),
                 Err(_) => return usage(format!("--thresh-logfiles={}: give a number", show(t))),
             },
         },
         thresh_logsize: match text("thresh-logsize") {
-            None => defaults.thresh_logsize,
+            None => None,
             Some(t) => match parse_size(&format!("{t}g")) {
-                Some(s) => s,
+                Some(s) => Some(s),
                 None => return usage(format!("--thresh-logsize={}: give a number of GB", show(t))),
             },
         },
@@ -331,6 +339,11 @@ fn options(m: &ArgMatches) -> Done<Options> {
         ssh_port,
         ssh_opts: text("ssh-opts").map_or(defaults.ssh_opts, str::to_string),
         macro_text: text("macro").map(str::to_string),
+        systemd_enable: match text("systemd-enable") {
+            None | Some("1") => true,
+            Some("0") => false,
+            Some(t) => return usage(format!("--systemd-enable={}: give 0 or 1", show(t))),
+        },
     })
 }
 

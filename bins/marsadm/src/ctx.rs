@@ -1,13 +1,17 @@
 //! The rim: what commands may do to the outside. Plans are pure; this commits them, asks for reconciling, pings and waits.
 use crate::cli::Options;
 use crate::error::{CmdError, Done, refuse};
+use crate::templates::generate;
 use crate::{out, reconcile};
 use mars_policy::View;
 use mars_tree::{
-    Batch, HostEnv, HostName, Key, ResName, Snapshot, Stamp, Tree, TreeEvent, Watcher,
+    Batch, HostEnv, HostName, Key, ResName, Snapshot, Stamp, Tree, TreeEvent, UnitManager, Watcher,
 };
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Generic default of `--timeout` (marsadm-commands.md 1.2).
@@ -102,7 +106,43 @@ impl Ctx {
         }
         let report = reconcile::run(self, reconcile::Mode::Normal)?;
         self.tell(&report);
+        if self.opts.systemd_enable
+            && crate::stack::any_controlled(&self.snapshot()?, &self.env.host)
+        {
+            // Stacks are moved by one process per host only, which others do not wait for.
+            self.trigger();
+        }
         Ok(())
+    }
+
+    /// Generates the unit instances of this machine: those of one resource, or (removing what nobody needs any more) of all. What fails
+    /// is a warning: units of the administrator never make a command fail that is about the resource.
+    pub fn instances(&self, only: Option<&ResName>) {
+        if !self.opts.systemd_enable || self.env.unit_manager != UnitManager::Systemd {
+            return;
+        }
+        let mut report = reconcile::Report::default();
+        match mars_units::manager(&self.env) {
+            Ok(m) => generate(self, m.as_ref(), only, self.opts.force, &mut report),
+            Err(e) => report.errors.push(e.to_string()),
+        }
+        self.tell(&report);
+    }
+
+    /// Asks the reconciler of this host to look, without waiting for it. It may not be there yet; then it looks when it starts.
+    pub fn trigger(&self) {
+        if self.opts.dry_run {
+            out::say(format!("would touch {}", self.env.trigger_file().display()));
+        } else if let Err(e) = self.env.request_reconcile() {
+            out::warn(format!("{}: {e}", self.env.trigger_file().display()));
+        }
+    }
+
+    /// The same, when `host` is this machine; other hosts are triggered by the links that they get.
+    pub fn trigger_if_local(&self, host: &HostName) {
+        if *host == self.env.host {
+            self.trigger();
+        }
     }
 
     /// The last line of a command that succeeded.
@@ -137,7 +177,7 @@ impl Ctx {
             .map_err(|e| CmdError::Failed(format!("{}: {e}", path.display())))
     }
 
-    /// Waits for a condition on the tree, woken by inotify. `recheck`: the condition also depends on time; look again that often.
+    /// Waits for a condition on the tree, woken by inotify and by signals on the bus. `recheck`: the condition also depends on time; look again that often.
     pub fn wait_full(
         &self,
         res: Option<&ResName>,
@@ -153,6 +193,7 @@ impl Ctx {
         };
         let start = Instant::now();
         let mut told = false;
+        let mut signals = None;
         let mut last_detail: Option<(Instant, String)> = None;
         loop {
             let snap = match res {
@@ -179,6 +220,10 @@ impl Ctx {
             if !told {
                 out::say(format!("waiting until {what}"));
                 told = true;
+                // Wakes once when it listens, so nothing falls between here, either. Without it inotify has to do.
+                let path = res.map(|r| mars_bus::resource_path(r.as_str()));
+                let path = path.as_deref().unwrap_or(mars_bus::ROOT_PATH);
+                signals = mars_bus::SignalWatch::new(path).ok();
             }
             let stale = last_detail
                 .as_ref()
@@ -191,9 +236,7 @@ impl Ctx {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
-            match watcher.wait(nap)? {
-                TreeEvent::Changed(_) | TreeEvent::Rescan | TreeEvent::Timeout => {}
-            }
+            sleep(&mut watcher, signals.as_ref(), nap)?;
         }
     }
 
@@ -260,6 +303,36 @@ impl Ctx {
             },
         )?;
         Ok(dead)
+    }
+}
+
+/// Sleeps until the tree changes or `mars-meta` signals a change on the bus.
+fn sleep(
+    watcher: &mut Watcher,
+    signals: Option<&mars_bus::SignalWatch>,
+    nap: Option<Duration>,
+) -> Done {
+    let timeout = match nap {
+        None => PollTimeout::NONE,
+        // Rounded up, or the rest would be a spin.
+        Some(d) => i32::try_from(d.as_millis().saturating_add(1))
+            .ok()
+            .and_then(|ms| PollTimeout::try_from(ms).ok())
+            .unwrap_or(PollTimeout::MAX),
+    };
+    {
+        let mut fds = vec![PollFd::new(watcher.fd(), PollFlags::POLLIN)];
+        fds.extend(signals.map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(CmdError::Failed(format!("cannot wait: {e}"))),
+        }
+    }
+    if let Some(s) = signals {
+        s.clear();
+    }
+    match watcher.wait(Some(Duration::ZERO))? {
+        TreeEvent::Changed(_) | TreeEvent::Rescan | TreeEvent::Timeout => Ok(()),
     }
 }
 

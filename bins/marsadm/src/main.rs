@@ -1,17 +1,4 @@
 //! `marsadm`: changes the tree, brings units in line with it, shows state.
-mod cli;
-mod cmd;
-mod ctx;
-mod error;
-mod live;
-mod net;
-mod out;
-mod plan;
-mod reconcile;
-mod run;
-mod size;
-mod stale;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -19,5 +6,5 @@ fn main() -> ExitCode {
     // daemon that we start must not keep them.
     mars_units::close_inherited();
     mars_daemon::init_tool_logging();
-    ExitCode::from(run::run(cli::parse(std::env::args_os().skip(1))))
+    ExitCode::from(marsadm::run(std::env::args_os().skip(1)))
 }

@@ -3,8 +3,8 @@ use crate::ctx::Ctx;
 use crate::error::{CmdError, Done};
 use crate::plan::actual;
 use mars_disk::Disk;
-use mars_policy::{Unit, View, wanted_units};
-use mars_tree::{Batch, HostName, Key, ResName, Snapshot, TodoSwitch};
+use mars_policy::{Unit, View, stack_holds_device, wanted_units};
+use mars_tree::{Batch, HostName, Key, ResName, Snapshot, TodoSwitch, UnitManager};
 use mars_units::{Manager, UnitChange, UnitError, manager, plan};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,8 @@ pub struct Report {
     pub done: Vec<String>,
     /// What failed, one line each; everything else was still done.
     pub errors: Vec<String>,
+    /// The same about units of the administrator.
+    pub stack_errors: Vec<String>,
 }
 
 /// The units that should run on `v.local` now. Nothing before the host is in a cluster, or after it left; but when others removed it,
@@ -62,6 +64,14 @@ pub fn steps(running: &BTreeSet<Unit>, wanted: &BTreeSet<Unit>, settled: bool) -
     plan(running, wanted)
         .into_iter()
         .filter(|c| settled || !matches!(c, UnitChange::Start(Unit::Logger(_))))
+        .collect()
+}
+
+/// A logger stays until its stack has let go of the device; stopping that is under way or comes next.
+pub fn after_stacks(v: &View<'_>, steps: Vec<UnitChange>) -> Vec<UnitChange> {
+    steps
+        .into_iter()
+        .filter(|c| !matches!(c, UnitChange::Stop(Unit::Logger(res)) if stack_holds_device(v, res)))
         .collect()
 }
 
@@ -129,15 +139,19 @@ pub fn set_attached(
 
 /// One run. Idempotent; never two at once on a host.
 pub fn run(ctx: &Ctx, mode: Mode) -> Done<Report> {
+    run_with(ctx, manager(&ctx.env)?.as_ref(), mode)
+}
+
+/// [`run`] through a unit manager that is there already.
+pub fn run_with(ctx: &Ctx, manager: &dyn Manager, mode: Mode) -> Done<Report> {
     let _one_at_a_time = lock(ctx)?;
-    let manager = manager(&ctx.env)?;
     let mut report = Report::default();
     match mode {
         Mode::Normal => {}
         Mode::Start => manager.set_enabled(true)?,
         Mode::Stop => {
             // Daemons first, then what they said last can still travel, then `mars-meta`.
-            manager_stop_all(ctx, manager.as_ref(), &mut report)?;
+            manager_stop_all(ctx, manager, &mut report)?;
             return Ok(report);
         }
     }
@@ -150,15 +164,20 @@ pub fn run(ctx: &Ctx, mode: Mode) -> Done<Report> {
         .commit(&reset_flags(&snap, &ctx.env.host, &running))?;
     let snap = ctx.tree.snapshot()?;
     let wanted = desired(&local_view(ctx, &snap), manager.enabled()?);
-    let todo = steps(&running, &wanted, settled);
+    let mut todo = steps(&running, &wanted, settled);
+    if ctx.opts.systemd_enable {
+        let mut live = snap.clone();
+        mars_facts::refresh(&ctx.env, &mut live, ctx.tree.clock().now());
+        todo = after_stacks(&local_view(ctx, &live), todo);
+    }
     let (stops, starts): (Vec<UnitChange>, Vec<UnitChange>) = todo
         .into_iter()
         .partition(|c| matches!(c, UnitChange::Stop(_)));
-    apply(manager.as_ref(), &stops, &mut report);
+    apply(manager, &stops, &mut report);
     // Between stopping and starting nobody of us holds a disk that is about to be opened.
     let usable = probe_disks(&snap, &ctx.env.host, &manager.running()?);
-    apply(manager.as_ref(), &starts, &mut report);
-    commit_facts(ctx, manager.as_ref(), &usable)?;
+    apply(manager, &starts, &mut report);
+    commit_facts(ctx, manager, &usable)?;
     crate::stale::remove(ctx, &snap, &manager.running()?, &mut report);
     Ok(report)
 }
@@ -186,21 +205,29 @@ pub fn dry_run(ctx: &Ctx, mode: Mode) -> Done<Report> {
         Mode::Stop => false,
     };
     let wanted = desired(&local_view(ctx, &snap), enabled);
-    let done = plan(&manager.running()?, &wanted)
+    let mut done: Vec<String> = plan(&manager.running()?, &wanted)
         .into_iter()
         .map(|c| match c {
             UnitChange::Stop(u) => format!("would stop {u}"),
             UnitChange::Start(u) => format!("would start {u}"),
         })
         .collect();
-    Ok(Report {
+    if ctx.opts.systemd_enable && mode != Mode::Stop {
+        done.extend(crate::stack::intentions(&local_view(ctx, &snap)));
+    }
+    let mut report = Report {
         done,
-        errors: Vec::new(),
-    })
+        ..Report::default()
+    };
+    if ctx.opts.systemd_enable && mode != Mode::Stop {
+        let force = ctx.opts.force;
+        crate::templates::generate(ctx, manager.as_ref(), None, force, &mut report);
+    }
+    Ok(report)
 }
 
 /// The reconciler works for this machine, whatever `--host` says.
-fn local_view<'a>(ctx: &'a Ctx, snap: &'a Snapshot) -> View<'a> {
+pub fn local_view<'a>(ctx: &'a Ctx, snap: &'a Snapshot) -> View<'a> {
     View {
         me: &ctx.env.host,
         ..ctx.view(snap)
@@ -208,6 +235,14 @@ fn local_view<'a>(ctx: &'a Ctx, snap: &'a Snapshot) -> View<'a> {
 }
 
 fn manager_stop_all(ctx: &Ctx, manager: &dyn Manager, report: &mut Report) -> Done {
+    let snap = ctx.tree.snapshot()?;
+    if ctx.opts.systemd_enable && ctx.env.unit_manager == UnitManager::Systemd {
+        let templates = crate::templates::template_env(ctx)?;
+        let disks = local_disks(&snap, &ctx.env.host);
+        let (done, errors) = crate::stack::stop_all(&templates, manager, &snap, disks.keys());
+        report.done.extend(done);
+        report.errors.extend(errors);
+    }
     let running = manager.running()?;
     let keep: BTreeSet<Unit> = running
         .intersection(&BTreeSet::from([Unit::Meta]))

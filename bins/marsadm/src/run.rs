@@ -1,10 +1,12 @@
 //! From the command line to the exit status: checks common to all commands, resources, phases (marsadm-commands.md 1.5, 1.6).
 use crate::cli::{Invocation, Options, definition};
-use crate::cmd::{COMMANDS, Command, ResArg, Run, find, macros, view};
+use crate::cmd::{COMMANDS, Command, ResArg, Run, config, find, macros, view};
+use crate::complete::complete;
 use crate::ctx::Ctx;
 use crate::error::{Done, EXIT_FAILED, EXIT_OK, nearest, refuse, show, usage};
 use crate::out;
 use crate::plan::{Plan, names};
+use crate::record;
 use mars_disk::Disk;
 use mars_tree::{HostEnv, HostName, Key, ResName, Snapshot, Tree, UnitManager};
 use std::cell::Cell;
@@ -34,6 +36,13 @@ fn dispatch(i: Invocation) -> Done<u8> {
         out::say(format!("marsadm {}", env!("CARGO_PKG_VERSION")));
         return Ok(EXIT_OK);
     }
+    if i.command == "config" {
+        return config::config(&i);
+    }
+    if i.command == "complete" {
+        complete(&i.args);
+        return Ok(EXIT_OK);
+    }
     let view_macro = match i.command.as_str() {
         "view" => Some("default"),
         other => other.strip_prefix("view-"),
@@ -46,11 +55,7 @@ fn dispatch(i: Invocation) -> Done<u8> {
         return Ok(EXIT_OK);
     }
     let Some(command) = find(&i.command) else {
-        let known = COMMANDS
-            .iter()
-            .filter(|c| !c.help.is_empty())
-            .map(|c| c.name);
-        let advice = match nearest(&i.command, known) {
+        let advice = match nearest(&i.command, listed().map(|c| c.name)) {
             Some(n) => format!("did you mean {n}?"),
             None => "see marsadm help".to_string(),
         };
@@ -63,10 +68,16 @@ fn dispatch(i: Invocation) -> Done<u8> {
         out::warn("--force lifts safety checks");
     }
     match command.run {
-        Run::Global(f) => f(&ctx, args)?,
+        Run::Global(f) => {
+            let result = f(&ctx, args);
+            record::command(&ctx, command, &[], &result);
+            result?;
+        }
         Run::Over(f) => {
             let list = words.map(|w| resources(&ctx, &snap, w)).transpose()?;
-            f(&ctx, list.as_deref())?;
+            let result = f(&ctx, list.as_deref());
+            record::command(&ctx, command, list.as_deref().unwrap_or_default(), &result);
+            result?;
         }
         Run::Ignored(why) => {
             let on = words
@@ -92,6 +103,16 @@ fn missing(c: &Command) -> String {
 
 /// `marsadm NAME RES ARGS`
 fn usage_line(c: &Command) -> String {
+    format!("marsadm {}", usage_words(c))
+}
+
+/// The commands that are listed.
+pub fn listed() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().filter(|c| !c.help.is_empty())
+}
+
+/// `NAME RES ARGS`
+pub fn usage_words(c: &Command) -> String {
     let res = match c.res {
         ResArg::None => "",
         ResArg::Optional => " [RES]",
@@ -103,7 +124,7 @@ fn usage_line(c: &Command) -> String {
     } else {
         format!(" {}", c.args)
     };
-    format!("marsadm {}{res}{args}", c.name)
+    format!("{}{res}{args}", c.name)
 }
 
 /// The resource word and the arguments behind it, counted.
@@ -131,7 +152,10 @@ fn split_arguments<'a>(c: &Command, words: &'a [String]) -> Done<(Option<&'a str
 
 /// Host name, root directory, cluster.
 fn context(opts: &Options, needs_cluster: bool, reading: bool) -> Done<Ctx> {
-    let env = HostEnv::from_process()?;
+    let mut env = HostEnv::from_process()?;
+    let mut opts = opts.clone();
+    configure(&mut env, &mut opts, reading)?;
+    let opts = &opts;
     let root = env.root.display();
     let meta = match std::fs::metadata(&env.root) {
         Ok(m) if m.is_dir() => m,
@@ -177,6 +201,25 @@ fn context(opts: &Options, needs_cluster: bool, reading: bool) -> Done<Ctx> {
         me,
         unit_failed: Cell::new(false),
     })
+}
+
+/// What the configuration says about this tool. A damaged one stops whoever wants to change something.
+fn configure(env: &mut HostEnv, opts: &mut Options, reading: bool) -> Done {
+    let config = match mars_daemon::Config::load(env) {
+        Ok(c) => c,
+        Err(e) if reading => {
+            out::warn(e.to_string());
+            return Ok(());
+        }
+        Err(e) => return refuse(format!("{e}; no daemon starts with this")),
+    };
+    if std::env::var_os("MARS_PORT").is_none() {
+        env.port = config.port();
+    }
+    opts.thresh_logfiles.get_or_insert(config.thresh_logfiles());
+    opts.thresh_logsize
+        .get_or_insert(config.thresh_logsize_bytes());
+    Ok(())
 }
 
 /// Version of the tree's layout that this tool knows: major and minor.
@@ -373,6 +416,7 @@ fn over_resources(
                 header(&res, several);
                 let result = check_resource(ctx, snap, c, &res).and_then(|()| f(ctx, &res, args));
                 report(c, &res, &result, several);
+                record::command(ctx, c, std::slice::from_ref(&res), &result);
                 results.push((res, result));
             }
         }
@@ -395,6 +439,7 @@ fn over_resources(
                     Err(e) => {
                         let failed = Err(e);
                         report(c, &res, &failed, several);
+                        record::command(ctx, c, std::slice::from_ref(&res), &failed);
                         results.push((res, failed));
                     }
                 }
@@ -406,6 +451,7 @@ fn over_resources(
                 let result =
                     wait.map_or(Ok(()), |w| ctx.wait(&res, &w.what, w.default_secs, w.check));
                 report(c, &res, &result, several);
+                record::command(ctx, c, std::slice::from_ref(&res), &result);
                 results.push((res, result));
             }
         }
@@ -480,10 +526,8 @@ fn help() {
     let text = definition().render_help().to_string();
     out::raw(&text);
     out::raw("\nCommands (RES = name, list a,b,c, or all; force-COMMAND = --force COMMAND):\n");
-    for c in COMMANDS.iter().filter(|c| !c.help.is_empty()) {
-        let line = usage_line(c);
-        let line = line.strip_prefix("marsadm ").unwrap_or(&line);
-        out::raw(&format!("  {line:<46} {}\n", c.help));
+    for c in listed() {
+        out::raw(&format!("  {:<46} {}\n", usage_words(c), c.help));
     }
     out::raw("\nExit status: 0 done, 1 refused or failed, 2 wrong command line, 3 timeout.\n");
 }

@@ -79,6 +79,7 @@ impl Control {
     }
     fn sleep(&self, timeout: Option<Duration>, ready: impl Fn(&State) -> bool) {
         let until = timeout.map(|t| Instant::now() + t);
+        let _waiting = crate::watchdog::waiting();
         let mut s = self.lock();
         while !s.stop && !ready(&s) {
             s = match until {

@@ -3,8 +3,10 @@
 //! Two generations. `current` takes new writes. `freeze` makes it the `frozen` one, which is written back as a whole, sorted by
 //! position, then dropped; the replay position then moves to where the generation ended in the log. Reads see current over frozen
 //! over disk. The same type builds replay windows.
+use crate::Ranges;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes per page of the buffer.
@@ -337,6 +339,46 @@ impl Generation {
         self.reset(usize::MAX);
     }
 
+    /// What it holds something for.
+    pub fn ranges(&self) -> Ranges {
+        let pages = self.pages.iter().flat_map(|(&nr, page)| {
+            let at = move |sector: u64| nr * PAGE_U64 + sector * SECTOR as u64;
+            (0..8)
+                .filter(|s| page.mask >> s & 1 != 0)
+                .map(move |s| at(s)..at(s + 1))
+        });
+        let zeros = self.zeros.iter().map(|(a, b)| a * PAGE_U64..b * PAGE_U64);
+        pages.chain(zeros).collect()
+    }
+
+    /// What `other` holds in these ranges is put over the own content.
+    fn put_over(&mut self, other: &Generation, only: Option<&Ranges>) {
+        let parts = |r: Range<u64>| match only {
+            Some(only) => only.within(r).collect(),
+            None => vec![r],
+        };
+        for run in other.runs(PAGE) {
+            match run {
+                WriteRun::Data { pos, pieces } => {
+                    let mut at = pos;
+                    for piece in pieces {
+                        let end = at + piece.len() as u64;
+                        for r in parts(at..end) {
+                            let bytes = piece.get((r.start - at) as usize..(r.end - at) as usize);
+                            self.write(r.start, bytes.unwrap_or_default());
+                        }
+                        at = end;
+                    }
+                }
+                WriteRun::Zeroes { pos, len } => {
+                    for r in parts(pos..pos + len) {
+                        self.write_zeroes(r.start, r.end - r.start);
+                    }
+                }
+            }
+        }
+    }
+
     /// All content in ascending order, neighbours merged. Data runs have at most `max_run` bytes (but at least one page); zero runs are
     /// not split, they cost no memory.
     pub fn runs(&self, max_run: usize) -> Vec<WriteRun<'_>> {
@@ -564,6 +606,24 @@ impl DirtyBuffer {
         let frozen = Arc::new(std::mem::replace(&mut self.current, next));
         self.frozen = Some(Arc::clone(&frozen));
         Some(frozen)
+    }
+    /// Only these ranges of the frozen generation are not on the disk: they stay frozen, and the current generation comes over them. `None` when
+    /// nothing is frozen.
+    pub fn refreeze(&mut self, left: &Ranges) -> Option<Arc<Generation>> {
+        let old = self.frozen.take()?;
+        let mut new = Generation::new();
+        new.put_over(&old, Some(left));
+        new.put_over(&self.current, None);
+        self.current = Generation::new();
+        let new = Arc::new(new);
+        self.frozen = Some(Arc::clone(&new));
+        Some(new)
+    }
+    /// What both hold something for.
+    pub fn ranges(&self) -> Ranges {
+        let frozen = self.frozen.as_ref().map(|f| f.ranges());
+        let all = [self.current.ranges(), frozen.unwrap_or_default()];
+        all.iter().flat_map(|r| r.iter().cloned()).collect()
     }
     /// The frozen generation is on the disk and flushed: drop it. Returned so that the caller can free it outside its lock.
     pub fn release_frozen(&mut self) -> Option<Arc<Generation>> {

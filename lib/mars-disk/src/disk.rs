@@ -247,9 +247,11 @@ impl Disk {
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             match fallocate(&self.file, flags, offset, length) {
                 Ok(()) => return Ok(()),
-                // Not supported here, or not aligned to the device's blocks: write.
+                // Not supported here, or not aligned to the device's blocks, or a block device whose pages there are being written by another
+                // daemon of ours (a sync beside the replay): write.
                 Err(
                     nix::errno::Errno::EOPNOTSUPP
+                    | nix::errno::Errno::EBUSY
                     | nix::errno::Errno::EINVAL
                     | nix::errno::Errno::ENOSYS
                     | nix::errno::Errno::ENODEV

@@ -12,7 +12,7 @@ mod sys;
 
 use mars_tree::{HostEnv, ResName};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Result of a request: `Err` carries a positive errno.
@@ -94,6 +94,32 @@ pub trait Front: Send {
     fn changes(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+    /// Leaves the device as it is, with all its users, to the next process: what was read is answered, what comes from now on waits for it. `false`:
+    /// this front end cannot, or has no [`Keeper`]; nothing has changed then. Afterwards it is as stopped.
+    fn hand_over(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+/// Keeps descriptors beyond the life of the process; in fact the service manager.
+pub trait Keeper: Send + Sync {
+    /// Returns when they are kept.
+    fn keep(&self, name: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()>;
+    /// Returns when they are closed there.
+    fn forget(&self, name: &str) -> io::Result<()>;
+}
+
+/// The life of a device beyond that of the process.
+pub struct Handover {
+    /// Where to keep it.
+    pub keeper: Arc<dyn Keeper>,
+    /// What the process before has left there, by name.
+    pub kept: Vec<(String, OwnedFd)>,
+}
+
+/// Frees what a process has left for the next one, when there is none: to be called after the keeper has forgotten it.
+pub fn sweep(env: &HostEnv, res: &ResName) {
+    fuse::sweep(&env.resource_run_dir(res));
 }
 
 /// Starts a front end: makes `DEV_DIR/DEVICE` a link to the device or socket. A stale link or socket of a dead daemon is replaced.
@@ -104,10 +130,34 @@ pub fn start(
     device: &str,
     backend: Arc<dyn Backend>,
 ) -> io::Result<Box<dyn Front>> {
+    start_or_continue(kind, env, res, device, backend, None)
+}
+
+/// Continues the device that the process before has left, whatever the kind, or starts a front end.
+pub fn start_or_continue(
+    kind: FrontKind,
+    env: &HostEnv,
+    res: &ResName,
+    device: &str,
+    backend: Arc<dyn Backend>,
+    handover: Option<Handover>,
+) -> io::Result<Box<dyn Front>> {
+    let place = fuse::Place {
+        dev_dir: env.dev_dir.clone(),
+        run_dir: env.resource_run_dir(res),
+        device: device.to_owned(),
+    };
+    let mut keeper = None;
+    if let Some(Handover { keeper: k, kept }) = handover {
+        if let Some(front) = fuse::go_on(&place, &backend, &k, kept)? {
+            return Ok(front);
+        }
+        keeper = Some(k);
+    }
     match kind {
         FrontKind::NbdSocket => nbd::start(env, res, device, backend),
-        FrontKind::Fuse => fuse::start(env, res, device, backend),
-        FrontKind::Auto if fuse::available() => fuse::start(env, res, device, backend),
+        FrontKind::Fuse => fuse::start(place, backend, keeper),
+        FrontKind::Auto if fuse::available() => fuse::start(place, backend, keeper),
         FrontKind::Auto => nbd::start(env, res, device, backend),
     }
 }

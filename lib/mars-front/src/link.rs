@@ -44,6 +44,14 @@ impl DeviceLink {
     }
 }
 
+impl DeviceLink {
+    /// Leaves it behind.
+    pub(crate) fn leave(self) {
+        // Only memory is lost, and the process ends.
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for DeviceLink {
     fn drop(&mut self) {
         if fs::read_link(&self.path).is_ok_and(|t| t == self.target) {

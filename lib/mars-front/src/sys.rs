@@ -1,4 +1,4 @@
-//! Kernel interfaces that need `unsafe`: page-backed buffers, loop ioctls, process flags. The only unsafe code of this crate.
+//! Kernel interfaces that need `unsafe`: page-backed buffers, loop ioctls, waking a thread. The only unsafe code of this crate.
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ffi::c_void;
@@ -29,11 +29,17 @@ impl Pages {
         Ok(Pages { addr, len })
     }
 
-    /// Gives the memory back; the content is zero afterwards.
+    /// Gives the memory back; the content is zero afterwards, or as before when that is not possible.
     pub(crate) fn release(&mut self) {
+        /// `linux/mman.h` (5.18): also pages that are locked into memory.
+        const MADV_DONTNEED_LOCKED: libc::c_int = 24;
         // SAFETY: the range is exactly this mapping, `&mut self` excludes references into it; private anonymous pages
-        // read as zeros after MADV_DONTNEED. A failure leaves the pages as they are.
-        let _ = unsafe { madvise(self.addr, self.len, MmapAdvise::MADV_DONTNEED) };
+        // read as zeros afterwards. A failure leaves the pages as they are.
+        let done = unsafe { libc::madvise(self.addr.as_ptr(), self.len, MADV_DONTNEED_LOCKED) };
+        if done != 0 {
+            // SAFETY: as above.
+            let _ = unsafe { madvise(self.addr, self.len, MmapAdvise::MADV_DONTNEED) };
+        }
     }
 }
 
@@ -94,6 +100,8 @@ const LO_FLAGS_DIRECT_IO: u32 = 16;
 mod ioctl {
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4c0a, super::LoopConfig);
     nix::ioctl_none_bad!(loop_set_capacity, 0x4c07);
+    nix::ioctl_none_bad!(loop_clr_fd, 0x4c01);
+    nix::ioctl_write_ptr_bad!(loop_set_status64, 0x4c04, super::LoopInfo64);
     nix::ioctl_read_bad!(loop_get_status64, 0x4c05, super::LoopInfo64);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4c82);
 }
@@ -160,13 +168,58 @@ pub(crate) fn loop_backing(device: BorrowedFd<'_>) -> nix::Result<(u64, u64)> {
     Ok((info.device, info.inode))
 }
 
-/// `linux/prctl.h`; libc does not have it.
-const PR_SET_IO_FLUSHER: libc::c_int = 57;
+/// Whether the device goes away with its last opener.
+pub(crate) fn loop_set_autoclear(device: BorrowedFd<'_>, on: bool) -> nix::Result<()> {
+    let mut info = EMPTY_INFO;
+    // SAFETY: `info` has the layout that the kernel fills and lives during the call.
+    unsafe { ioctl::loop_get_status64(device.as_raw_fd(), &raw mut info) }?;
+    info.flags = match on {
+        true => info.flags | LO_FLAGS_AUTOCLEAR,
+        false => info.flags & !LO_FLAGS_AUTOCLEAR,
+    };
+    // SAFETY: `info` has the layout that the kernel reads and lives during the call.
+    unsafe { ioctl::loop_set_status64(device.as_raw_fd(), &raw const info) }.map(|_| ())
+}
 
-/// Marks this thread, and those it makes from now on, as part of the path that writes memory back: their allocations do not wait
-/// for write-back, which would wait for them.
-pub(crate) fn set_io_flusher() -> nix::Result<()> {
-    // SAFETY: prctl with plain numbers touches no memory of ours.
-    let r = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+/// Frees the device as soon as nobody has it open.
+pub(crate) fn loop_clear(device: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the request takes no argument.
+    unsafe { ioctl::loop_clr_fd(device.as_raw_fd()) }.map(|_| ())
+}
+
+/// A thread of this process that can be woken from a system call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Thread(libc::pthread_t);
+
+// SAFETY: on this system an identifier is a number that means the same in all threads.
+unsafe impl Send for Thread {}
+
+impl Thread {
+    /// The calling thread.
+    pub(crate) fn this() -> Thread {
+        // SAFETY: no arguments.
+        Thread(unsafe { libc::pthread_self() })
+    }
+
+    /// Makes a blocking system call of the thread fail with EINTR. The thread must not have ended.
+    pub(crate) fn interrupt(&self) {
+        // SAFETY: the caller knows that the thread lives; `interruptible` has set a handler that does nothing.
+        unsafe { libc::pthread_kill(self.0, WAKE) };
+    }
+}
+
+/// Ignored by default, so that it does no harm to anybody who gets it by mistake.
+const WAKE: libc::c_int = libc::SIGURG;
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// To be called before [`Thread::interrupt`]: a handler that does nothing, without restarting the system call.
+pub(crate) fn interruptible() -> nix::Result<()> {
+    // SAFETY: all fields of `sigaction` may be zero; the handler touches nothing.
+    let r = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        libc::sigaction(WAKE, &raw const action, std::ptr::null_mut())
+    };
     nix::errno::Errno::result(r).map(|_| ())
 }

@@ -7,7 +7,9 @@ mod clock;
 mod map;
 mod page;
 mod stamp;
+mod watch;
 
 pub use clock::Clock;
-pub use page::{FetchLive, LivePage, LiveRecord, LogLive, ReplayLive, SyncLive};
+pub use page::{FetchLive, LivePage, LiveRecord, LogLive, Part, ReplayLive, SyncLive};
 pub use stamp::{Stamp, StampError};
+pub use watch::{Seen, WATCH_MAX, Watch};

@@ -175,6 +175,49 @@ pub(crate) fn futex_wait(cell: &AtomicU32, expected: u32, deadline: Option<Insta
     let _ = unsafe { libc::syscall(libc::SYS_futex, cell, libc::FUTEX_WAIT, expected, ts) };
 }
 
+/// As the kernel wants it.
+#[repr(C)]
+struct FutexWaitv {
+    val: u64,
+    uaddr: u64,
+    flags: u32,
+    reserved: u32,
+}
+/// FUTEX2_SIZE_U32, not private.
+const SIZE_U32: u32 = 2;
+
+/// Sleeps while every cell holds its value. May return early. Fails with ENOSYS on kernels before 5.16, EINVAL for more than 128 cells.
+pub(crate) fn futex_wait_any(cells: &[(&AtomicU32, u32)]) -> io::Result<()> {
+    let waiters: Vec<FutexWaitv> = cells
+        .iter()
+        .map(|(cell, val)| FutexWaitv {
+            val: u64::from(*val),
+            uaddr: std::ptr::from_ref(*cell) as u64,
+            flags: SIZE_U32,
+            reserved: 0,
+        })
+        .collect();
+    // SAFETY: `waiters` is an array of `len` elements laid out as the kernel expects; every `uaddr` points to an aligned 32-bit word that
+    // outlives the call; without a timeout the clock is not looked at.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            waiters.as_ptr(),
+            waiters.len() as libc::c_uint,
+            0 as libc::c_uint,
+            std::ptr::null::<libc::timespec>(),
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    if r >= 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        e if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => Ok(()),
+        e => Err(e),
+    }
+}
+
 /// Wakes everybody who sleeps on `cell`.
 pub(crate) fn futex_wake_all(cell: &AtomicU32) {
     // SAFETY: `cell` is a valid aligned 32-bit word; FUTEX_WAKE does not access memory of this process otherwise.

@@ -3,7 +3,7 @@ use crate::map::{Words, futex_wait, futex_wake_all};
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -209,7 +209,31 @@ const fn next(seq: u32) -> u32 {
     }
 }
 
+/// A section of a page, for [`crate::Watch`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// [`LogLive`]
+    Log,
+    /// [`FetchLive`]
+    Fetch,
+    /// [`ReplayLive`]
+    Replay,
+    /// [`SyncLive`]
+    Sync,
+}
+
 impl LivePage {
+    /// Sequence number and "somebody waits" flag of a section.
+    pub(crate) fn cells(&self, part: Part) -> (&AtomicU32, &AtomicU32) {
+        let nr = match part {
+            Part::Log => LogLive::SECTION,
+            Part::Fetch => FetchLive::SECTION,
+            Part::Replay => ReplayLive::SECTION,
+            Part::Sync => SyncLive::SECTION,
+        };
+        let at = FIRST + nr * SECTION_WORDS;
+        (self.words.cell32(at), self.words.cell32(at + 8))
+    }
     /// Maps `RUN_DIR/RESOURCE/live`, creating it when absent.
     pub fn open(run_dir: &Path, resource: &str) -> io::Result<LivePage> {
         if resource.is_empty() || resource.starts_with('.') || resource.contains('/') {

@@ -19,6 +19,7 @@ mod version;
 mod zeroes;
 
 pub use codec::{Compression, Digest, FeatureMask};
+pub use direct::DirectBlocks;
 pub use file::LogFile;
 pub use reader::{LogReader, ReadRecord};
 pub use record::{

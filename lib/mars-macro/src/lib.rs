@@ -22,7 +22,7 @@ pub use lang::{LangError, Limits, Run, Source, World, builtin_names};
 pub use names::primitive_names;
 pub use predefined::{predefined_names, predefined_text};
 pub use primitive::{MacroError, primitive};
-pub use view::{NoOutside, Outside, Variables, evaluate_text, evaluate_with};
+pub use view::{NoOutside, Outside, Session, Variables, evaluate_text, evaluate_with};
 
 use mars_policy::View;
 use mars_tree::ResName;

@@ -171,6 +171,49 @@ pub fn evaluate_text(
         .map_err(MacroError::Language)
 }
 
+/// Variables that outlive an evaluation: unit templates set them in one place and use them in another.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    vars: BTreeMap<String, String>,
+}
+
+impl Session {
+    /// Only the predefined variables.
+    pub fn new(scope: &Scope<'_>, more: &Variables) -> Session {
+        Session {
+            vars: variables(scope, more).into_iter().collect(),
+        }
+    }
+    /// Value; `None` when it is not defined.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.vars.get(name).map(String::as_str)
+    }
+    /// Defines a variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.vars.insert(name.to_string(), value.to_string());
+    }
+    /// Evaluates a text; what it sets stays.
+    pub fn eval(
+        &mut self,
+        text: &str,
+        origin: &str,
+        scope: &Scope<'_>,
+        limits: Limits,
+        outside: &mut dyn Outside,
+    ) -> Result<String, MacroError> {
+        let source = Source::option(origin, text);
+        let mut facts = Facts {
+            scope: *scope,
+            outside,
+            known: BTreeMap::new(),
+        };
+        let mut run = Run::new(&mut facts, std::mem::take(&mut self.vars), limits);
+        let result = run.text(&source, origin, scope.args);
+        self.vars = run.into_variables();
+        result.map_err(MacroError::Language)
+    }
+}
+
 /// Predefined macros that say nothing without a resource.
 fn needs_resource(name: &str) -> bool {
     let global = [

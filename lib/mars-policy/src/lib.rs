@@ -4,6 +4,7 @@
 
 mod amount;
 mod errno;
+mod escape;
 mod facts;
 mod fetch;
 #[doc(hidden)]
@@ -14,6 +15,7 @@ mod known;
 mod primary;
 mod progress;
 mod replay;
+mod stack;
 mod states;
 mod sync;
 mod units;
@@ -23,12 +25,14 @@ mod tests;
 
 pub use amount::amount;
 pub use errno::errno_text;
+pub use escape::{escape, escape_path, unescape};
 pub use fetch::{FetchHold, FetchPlan, fetch_plan};
 pub use history::{SplitBrain, SplitPoint, split_brain};
 pub use keep::{RotateHold, deletable_logs, deletable_versions, min_replay_nr, rotate_plan};
 pub use primary::{PrimaryPlan, PrimaryRefusal, Tail, primary_plan};
 pub use progress::{Progress, SyncProgress, percent, permille, progress, sync_progress};
 pub use replay::{ReplayHold, ReplayPlan, replay_plan};
+pub use stack::{Stack, StackAction, Want, is_unit_name, stack_action, stack_holds_device};
 pub use states::{
     ConsistencyFacts, DiskState, Flags, ReplState, Role, actual_primary_hosts, consistency,
     disk_state, disk_state_at, flags, flags_at, is_orphan, outdated_letters, repl_state, role,

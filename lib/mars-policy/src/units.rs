@@ -1,4 +1,5 @@
 //! Which daemons should run on a host.
+use crate::escape::{escape, unescape};
 use crate::{SyncHold, View, sync::SyncTurns};
 use mars_tree::{Key, ResName, TodoSwitch};
 use std::collections::BTreeSet;
@@ -96,47 +97,6 @@ impl FromStr for Unit {
             .map_err(|_| bad())?;
         Ok(make(res))
     }
-}
-
-/// `systemd-escape`: letters, digits, `:`, `_` and `.` (not leading) stay, `/` becomes `-`, all else `\xHH`.
-fn escape(s: &str) -> String {
-    let mut out = String::with_capacity(s.len());
-    for (i, b) in s.bytes().enumerate() {
-        match b {
-            b'/' => out.push('-'),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' => out.push(char::from(b)),
-            b'.' if i > 0 => out.push('.'),
-            _ => out.push_str(&format!("\\x{b:02x}")),
-        }
-    }
-    out
-}
-
-/// Reverses [`escape`]; `None` for broken escapes.
-fn unescape(s: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(s.len());
-    let mut rest = s.as_bytes();
-    while let Some((&b, tail)) = rest.split_first() {
-        rest = match b {
-            b'-' => {
-                out.push(b'/');
-                tail
-            }
-            b'\\' => {
-                let hex = tail.strip_prefix(b"x")?.get(..2)?;
-                if !hex.iter().all(u8::is_ascii_hexdigit) {
-                    return None;
-                }
-                out.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
-                tail.get(3..)?
-            }
-            _ => {
-                out.push(b);
-                tail
-            }
-        };
-    }
-    String::from_utf8(out).ok()
 }
 
 /// The units that should run on `v.me` (architecture.md, table of units), for all resources.

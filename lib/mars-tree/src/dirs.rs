@@ -1,4 +1,5 @@
 //! Entries of the tree by directory descriptor. No component of a path is ever followed when it is a link.
+use crate::memory::MemoryLinks;
 use crate::{Link, Stamp, Value};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat, renameat};
@@ -13,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(crate) enum Entry {
 pub(crate) struct Dirs {
     root: OwnedFd,
     open: HashMap<String, OwnedFd>,
+    /// Where the links are, when not in the directories.
+    memory: Option<Arc<MemoryLinks>>,
 }
 
 /// Splits a path into directory ("" = root) and name.
@@ -40,11 +44,12 @@ pub(crate) fn split(path: &str) -> (&str, &str) {
 }
 
 impl Dirs {
-    pub(crate) fn new(root: &Path) -> io::Result<Dirs> {
+    pub(crate) fn new(root: &Path, memory: Option<Arc<MemoryLinks>>) -> io::Result<Dirs> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Dirs {
             root: open(root, flags, Mode::empty())?,
             open: HashMap::new(),
+            memory,
         })
     }
 
@@ -70,6 +75,13 @@ impl Dirs {
     /// What stands at `path`.
     pub(crate) fn entry(&mut self, path: &str) -> io::Result<Entry> {
         let (above, name) = split(path);
+        if let Some(memory) = &self.memory {
+            match memory.get(path) {
+                Some(link) => return Ok(Entry::Link(link)),
+                None if !name.starts_with("log-") => return Ok(Entry::Absent),
+                None => {}
+            }
+        }
         match self.dir(above, false) {
             Ok(Some(dir)) => lookup(dir, name),
             Ok(None) => Ok(Entry::Absent),
@@ -80,6 +92,11 @@ impl Dirs {
 
     /// Puts a link with a stamp at `path`, atomically, making its directory.
     pub(crate) fn put(&mut self, path: &str, value: &Value, stamp: Stamp) -> io::Result<()> {
+        if let Some(memory) = self.memory.clone() {
+            self.unlink(path)?;
+            memory.put(path, value, stamp);
+            return Ok(());
+        }
         let (above, name) = split(path);
         let Some(dir) = self.dir(above, true)? else {
             return Err(Errno::ENOTDIR.into());
@@ -117,12 +134,21 @@ impl Dirs {
         };
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        if let Some(memory) = &self.memory {
+            memory.made_log(path);
+        }
         Ok(())
     }
 
     /// Removes a link or file; absent is fine.
     pub(crate) fn unlink(&mut self, path: &str) -> io::Result<()> {
         let (above, name) = split(path);
+        if let Some(memory) = &self.memory {
+            memory.remove(path);
+            if !name.starts_with("log-") {
+                return Ok(());
+            }
+        }
         let Some(dir) = self.dir(above, false)? else {
             return Ok(());
         };

@@ -1,6 +1,6 @@
 //! Where a host lives: directories, name, unit manager.
 use crate::{HostName, NameError, Stamp};
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -128,6 +128,11 @@ impl HostEnv {
     }
     /// Asks for a run of the reconciler: rewrites [`HostEnv::trigger_file`] with the current time.
     pub fn request_reconcile(&self) -> io::Result<()> {
+        if self.unit_manager == UnitManager::Systemd {
+            // `mars-trigger.path` does not see changes while the service runs, but it sees this file afterwards; the service removes it first.
+            // Without the directory nothing of ours runs here.
+            let _ = File::create(self.run_dir.join("trigger-pending"));
+        }
         let file = self.trigger_file();
         if let Some(dir) = file.parent() {
             match DirBuilder::new().mode(0o700).create(dir) {

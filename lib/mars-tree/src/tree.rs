@@ -3,8 +3,8 @@ use crate::batch::Op;
 use crate::dirs::{Dirs, Entry, TreeLock};
 use crate::scan::scan;
 use crate::{
-    Batch, Decision, HostEnv, Key, Link, LocalState, Rank, Snapshot, Stamp, Value, ValueError,
-    decide,
+    Batch, Decision, HostEnv, Key, Link, LocalState, MemoryLinks, Rank, Snapshot, Stamp, Value,
+    ValueError, decide,
 };
 use mars_live::Clock;
 use nix::errno::Errno;
@@ -71,6 +71,7 @@ pub enum Applied {
 pub struct Tree {
     root: Arc<Path>,
     clock: Clock,
+    memory: Option<Arc<MemoryLinks>>,
 }
 
 impl Tree {
@@ -95,6 +96,14 @@ impl Tree {
         Tree {
             root: root.into(),
             clock,
+            memory: None,
+        }
+    }
+    /// A tree whose links are in memory; only its log files are below `root` (simulations). One process, no watchers.
+    pub fn in_memory(root: &Path, clock: Clock, links: Arc<MemoryLinks>) -> Tree {
+        Tree {
+            memory: Some(links),
+            ..Tree::with_clock(root, clock)
         }
     }
     fn require_root(root: &Path) -> Result<(), TreeError> {
@@ -132,7 +141,7 @@ impl Tree {
     /// The stored link, tombstones included; `None` when absent. Illegal stamps read as the current Lamport time.
     pub fn read(&self, key: &Key) -> Result<Option<Link>, TreeError> {
         let path = valid(key)?;
-        let entry = Dirs::new(&self.root).and_then(|mut d| d.entry(&path));
+        let entry = self.dirs().and_then(|mut d| d.entry(&path));
         match entry.map_err(self.at(&path))? {
             Entry::Link(l) => Ok(Some(Link {
                 stamp: self.legal(l.stamp),
@@ -241,7 +250,8 @@ impl Tree {
     }
 
     fn read_all(&self, wanted: impl Fn(&str) -> bool) -> Result<Snapshot, TreeError> {
-        let mut snap = scan(&self.root, false, wanted).map_err(self.at(""))?;
+        let mut snap = scan(&self.root, self.memory.is_some(), wanted).map_err(self.at(""))?;
+        self.add_memory(&mut snap);
         let illegal = self.observe(&snap);
         if !illegal.is_empty() {
             // Without the right to write they only read as repaired.
@@ -256,6 +266,7 @@ impl Tree {
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Snapshot, TreeError> {
         let mut snap = scan(&self.root, true, wanted).map_err(self.at(""))?;
+        self.add_memory(&mut snap);
         let illegal = self.observe(&snap);
         self.repair(&mut snap, illegal, Some(writer));
         Ok(snap)
@@ -298,11 +309,23 @@ impl Tree {
             source: e.into(),
         }
     }
+    /// All of them, whatever the snapshot is of.
+    fn add_memory(&self, snap: &mut Snapshot) {
+        if let Some(memory) = &self.memory {
+            snap.links.append(&mut memory.all());
+        }
+    }
+    fn dirs(&self) -> io::Result<Dirs> {
+        Dirs::new(&self.root, self.memory.clone())
+    }
     fn writer(&self) -> Result<Writer<'_>, TreeError> {
-        let lock = TreeLock::exclusive(&self.root).map_err(self.at(".lock"))?;
+        let lock = match self.memory {
+            Some(_) => None,
+            None => Some(TreeLock::exclusive(&self.root).map_err(self.at(".lock"))?),
+        };
         Ok(Writer {
             tree: self,
-            dirs: Dirs::new(&self.root).map_err(self.at(""))?,
+            dirs: self.dirs().map_err(self.at(""))?,
             _lock: lock,
         })
     }
@@ -326,7 +349,7 @@ fn is_wanted(dir: &str, only: Option<&str>) -> bool {
 struct Writer<'a> {
     tree: &'a Tree,
     dirs: Dirs,
-    _lock: TreeLock,
+    _lock: Option<TreeLock>,
 }
 
 /// What a change comes to, after a look at what is stored.

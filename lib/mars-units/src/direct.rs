@@ -1,6 +1,6 @@
 //! Plain processes, for trials, containers and tests without systemd. No supervisor: what dies stays dead until somebody starts it.
 use crate::sys::{PidFd, detach_with_lock};
-use crate::{Manager, UnitError, UnitStatus};
+use crate::{ForeignState, Manager, UnitError, UnitStatus};
 use mars_policy::Unit;
 use mars_tree::HostEnv;
 use nix::errno::Errno;
@@ -176,6 +176,13 @@ impl DirectManager {
     }
 }
 
+/// Nothing but systemd can run the administrator's units.
+fn needs_systemd(what: &str) -> UnitError {
+    UnitError::Manager(format!(
+        "{what}: units on top of a device need systemd; MARS_UNIT_MANAGER=direct only runs the daemons"
+    ))
+}
+
 impl Manager for DirectManager {
     fn running(&self) -> Result<BTreeSet<Unit>, UnitError> {
         let entries = match fs::read_dir(&self.dir) {
@@ -240,6 +247,30 @@ impl Manager for DirectManager {
                 .and_then(|()| fs::write(&self.stopped, "stopped by marsadm stop\n"))
         };
         done.map_err(|e| UnitError::Manager(format!("{}: {e}", self.stopped.display())))
+    }
+
+    fn foreign_state(&self, unit: &str) -> Result<ForeignState, UnitError> {
+        Err(needs_systemd(unit))
+    }
+
+    fn foreign_start(&self, unit: &str, _: Duration) -> Result<(), UnitError> {
+        Err(needs_systemd(unit))
+    }
+
+    fn foreign_stop(&self, unit: &str, _: Duration) -> Result<(), UnitError> {
+        Err(needs_systemd(unit))
+    }
+
+    fn enable(&self, units: &[String]) -> Result<(), UnitError> {
+        Err(needs_systemd(&units.join(", ")))
+    }
+
+    fn disable(&self, units: &[String]) -> Result<(), UnitError> {
+        Err(needs_systemd(&units.join(", ")))
+    }
+
+    fn reload_units(&self) -> Result<(), UnitError> {
+        Err(needs_systemd("daemon-reload"))
     }
 }
 

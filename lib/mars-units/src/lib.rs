@@ -7,9 +7,11 @@ mod manager;
 mod plan;
 mod sys;
 mod systemd;
+pub mod template;
 
 pub use direct::DirectManager;
-pub use manager::{Manager, UnitError, UnitStatus, manager};
+pub use manager::{ForeignState, Manager, UnitError, UnitFileState, UnitStatus, manager};
+pub use mars_policy::{escape, escape_path, unescape};
 pub use plan::{UnitChange, plan};
 pub use sys::close_inherited;
 pub use systemd::SystemdManager;

@@ -1,5 +1,7 @@
 //! The systemd of this host, over D-Bus.
-use crate::{Manager, UnitError, UnitStatus};
+mod foreign;
+
+use crate::{ForeignState, Manager, UnitError, UnitStatus};
 use futures_core::Stream;
 use mars_policy::Unit;
 use std::collections::BTreeSet;
@@ -18,8 +20,8 @@ const SERVICE_UNIT: &str = "org.freedesktop.systemd1.Service";
 const TARGET: &str = "mars.target";
 /// `Type=notify` units are ready after recovery, which may take long. systemd has its own limit; this one only ends the wait.
 const START_LIMIT: Duration = Duration::from_secs(600);
-/// Properties and lists are answered at once or not at all.
-const CALL_LIMIT: Duration = Duration::from_secs(25);
+/// Properties and lists are answered at once, unless systemd is just reading all its unit files again.
+const CALL_LIMIT: Duration = Duration::from_secs(90);
 /// States of a unit that runs or is about to.
 const ALIVE: [&str; 3] = ["active", "activating", "reloading"];
 
@@ -44,6 +46,19 @@ type Listed = (
 pub struct SystemdManager {
     runtime: Runtime,
     connection: Connection,
+}
+
+/// Why a job was not done.
+#[derive(Debug)]
+enum JobError {
+    /// systemd would not even queue it: name of the D-Bus error, text.
+    Refused(String, String),
+    /// It ended badly; the reason.
+    Failed(String),
+}
+
+fn failed(e: impl std::fmt::Display) -> JobError {
+    JobError::Failed(e.to_string())
 }
 
 fn manager_error(e: impl std::fmt::Display) -> UnitError {
@@ -91,7 +106,7 @@ impl SystemdManager {
             .await
     }
 
-    /// A property of a loaded unit; `None` when the unit or the property does not exist.
+    /// A property of a unit that systemd has in memory; `None` when the unit or the property does not exist.
     async fn property<T>(&self, unit: &str, interface: &str, name: &str) -> Option<T>
     where
         T: serde::de::DeserializeOwned + zbus::Type,
@@ -103,9 +118,17 @@ impl SystemdManager {
             .body()
             .deserialize()
             .ok()?;
+        self.property_at(&path, interface, name).await
+    }
+
+    /// The same by the unit's object; systemd reads the unit for it when it has dropped it from memory.
+    async fn property_at<T>(&self, path: &OwnedObjectPath, interface: &str, name: &str) -> Option<T>
+    where
+        T: serde::de::DeserializeOwned + zbus::Type,
+    {
         let proxy: zbus::Proxy<'_> = zbus::proxy::Builder::new(&self.connection)
             .destination(SERVICE)
-            .path(path)
+            .path(path.clone())
             .interface(interface)
             .cache_properties(zbus::proxy::CacheProperties::No)
             .build()
@@ -114,21 +137,8 @@ impl SystemdManager {
         proxy.get_property::<T>(name).await.ok()
     }
 
-    /// The unit's own reason: what it said last, and how it ended.
-    async fn reason(&self, unit: &str) -> String {
-        let mut parts = Vec::new();
-        for (interface, name) in [(SERVICE_UNIT, "StatusText"), (SERVICE_UNIT, "Result")] {
-            let text: Option<String> = self.property(unit, interface, name).await;
-            parts.extend(text.filter(|t| !t.is_empty() && t != "success"));
-        }
-        if parts.is_empty() {
-            parts.push("no reason given".to_string());
-        }
-        parts.join(", ")
-    }
-
     /// Queues a job and waits until systemd has removed it.
-    async fn job(&self, method: &str, unit: &str) -> Result<(), String> {
+    async fn job(&self, method: &str, unit: &str, mode: &str) -> Result<(), JobError> {
         let rule = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .sender(SERVICE)
@@ -136,52 +146,65 @@ impl SystemdManager {
             .interface(MANAGER)
             .member("JobRemoved")
             .build()
-            .map_err(|e| e.to_string())?;
+            .map_err(failed)?;
         // Listening starts before the job exists, so its end cannot be missed.
         let mut removed = MessageStream::for_match_rule(rule, &self.connection, None)
             .await
-            .map_err(|e| e.to_string())?;
-        let reply = match self.call(method, &(unit, "replace")).await {
+            .map_err(failed)?;
+        let reply = match self.call(method, &(unit, mode)).await {
             Ok(reply) => reply,
             Err(zbus::Error::MethodError(name, text, _)) => {
                 // A unit that is not loaded does not run.
                 if method == "StopUnit" && name.ends_with(".NoSuchUnit") {
                     return Ok(());
                 }
-                return Err(text.unwrap_or_else(|| name.to_string()));
+                let text = text.unwrap_or_else(|| name.to_string());
+                return Err(JobError::Refused(name.to_string(), text));
             }
-            Err(e) => return Err(e.to_string()),
+            Err(e) => return Err(failed(e)),
         };
-        let job: OwnedObjectPath = reply.body().deserialize().map_err(|e| e.to_string())?;
+        let job: OwnedObjectPath = reply.body().deserialize().map_err(failed)?;
         while let Some(signal) = poll_fn(|cx| Pin::new(&mut removed).poll_next(cx)).await {
-            let signal = signal.map_err(|e| e.to_string())?;
+            let signal = signal.map_err(failed)?;
             let body = signal.body();
             let (_, path, _, result): (u32, OwnedObjectPath, String, String) =
-                body.deserialize().map_err(|e| e.to_string())?;
+                body.deserialize().map_err(failed)?;
             if path == job {
                 return match result.as_str() {
                     "done" | "skipped" => Ok(()),
-                    other => Err(format!("job {other}: {}", self.reason(unit).await)),
+                    other => Err(JobError::Failed(self.job_failure(unit, other).await)),
                 };
             }
         }
-        Err("the connection to systemd was closed".to_string())
+        Err(failed("the connection to systemd was closed"))
     }
 
     fn run_job(&self, method: &str, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        self.limited(method, unit, limit, self.job(method, unit, "replace"))
+    }
+
+    /// Runs something about one unit to its end, at most so long.
+    fn limited(
+        &self,
+        what: &str,
+        unit: &str,
+        limit: Duration,
+        job: impl Future<Output = Result<(), JobError>>,
+    ) -> Result<(), UnitError> {
         let result = self.runtime.block_on(async {
-            match tokio::time::timeout(limit, self.job(method, unit)).await {
+            match tokio::time::timeout(limit, job).await {
                 Ok(r) => r,
-                Err(_) => Err(format!(
-                    "{method} has not finished after {} s: {}",
+                Err(_) => Err(JobError::Failed(format!(
+                    "{what} has not finished after {} s: {}",
                     limit.as_secs(),
                     self.reason(unit).await
-                )),
+                ))),
             }
         });
-        result.map_err(|reason| UnitError::Unit {
-            unit: unit.to_string(),
-            reason,
+        result.map_err(|e| match e {
+            JobError::Refused(_, reason) | JobError::Failed(reason) => {
+                UnitError::named(unit, reason)
+            }
         })
     }
 }
@@ -237,5 +260,29 @@ impl Manager for SystemdManager {
     fn set_enabled(&self, on: bool) -> Result<(), UnitError> {
         let method = if on { "StartUnit" } else { "StopUnit" };
         self.run_job(method, TARGET, START_LIMIT)
+    }
+
+    fn foreign_state(&self, unit: &str) -> Result<ForeignState, UnitError> {
+        self.runtime.block_on(self.state_of(unit))
+    }
+
+    fn foreign_start(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        self.limited("start", unit, limit, self.start_patiently(unit))
+    }
+
+    fn foreign_stop(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        self.limited("stop", unit, limit, self.stop_patiently(unit))
+    }
+
+    fn enable(&self, units: &[String]) -> Result<(), UnitError> {
+        self.runtime.block_on(self.set_enabled_files(units, true))
+    }
+
+    fn disable(&self, units: &[String]) -> Result<(), UnitError> {
+        self.runtime.block_on(self.set_enabled_files(units, false))
+    }
+
+    fn reload_units(&self) -> Result<(), UnitError> {
+        self.runtime.block_on(self.reload())
     }
 }

@@ -57,6 +57,10 @@ struct State {
     units: BTreeMap<String, String>,
     jobs: u32,
     subscribed: bool,
+    /// Calls of methods that need no answer of their own.
+    calls: Vec<String>,
+    /// So many jobs in mode `fail` are refused from now on.
+    conflicts: u32,
 }
 
 #[derive(Clone, Default)]
@@ -79,7 +83,39 @@ fn unit_path() -> OwnedObjectPath {
     OwnedObjectPath::try_from("/org/freedesktop/systemd1/unit/one").unwrap()
 }
 
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.freedesktop.systemd1")]
+enum Refused {
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    TransactionIsDestructive(String),
+    Failed(String),
+}
+
+impl From<fdo::Error> for Refused {
+    fn from(e: fdo::Error) -> Refused {
+        Refused::Failed(e.to_string())
+    }
+}
+
 impl Mock {
+    fn note(&self, call: String) {
+        self.0.lock().unwrap().calls.push(call);
+    }
+    /// Our own units replace conflicting jobs; foreign ones are patient first.
+    fn mode(&self, unit: &str, mode: &str) -> Result<(), Refused> {
+        let mut s = self.0.lock().unwrap();
+        if unit.starts_with("mars") {
+            assert_eq!(mode, "replace", "{unit}");
+            return Ok(());
+        }
+        s.calls.push(format!("{mode} {unit}"));
+        if mode == "fail" && s.conflicts > 0 {
+            s.conflicts -= 1;
+            return Err(Refused::TransactionIsDestructive("conflicts".into()));
+        }
+        Ok(())
+    }
     async fn job(
         &self,
         emitter: SignalEmitter<'_>,
@@ -92,6 +128,7 @@ impl Mock {
             s.jobs += 1;
             let result = match (unit.as_str(), end) {
                 ("mars-replay@bad.service", "active") => "failed",
+                ("tip.service", "active") if s.jobs == 1 => "dependency",
                 ("mars-replay@slow.service", "inactive") => "",
                 _ => "done",
             };
@@ -128,23 +165,55 @@ impl Mock {
         #[zbus(signal_emitter)] e: SignalEmitter<'_>,
         name: String,
         mode: String,
-    ) -> fdo::Result<OwnedObjectPath> {
-        assert_eq!(mode, "replace");
+    ) -> Result<OwnedObjectPath, Refused> {
+        self.mode(&name, &mode)?;
         if name == "mars-fetch.socket" {
-            return Err(fdo::Error::Failed(
-                "Unit mars-fetch.socket not found.".into(),
-            ));
+            return Err(Refused::Failed("Unit mars-fetch.socket not found.".into()));
         }
-        self.job(e, name, "active").await
+        Ok(self.job(e, name, "active").await?)
     }
     async fn stop_unit(
         &self,
         #[zbus(signal_emitter)] e: SignalEmitter<'_>,
         name: String,
         mode: String,
-    ) -> fdo::Result<OwnedObjectPath> {
-        assert_eq!(mode, "replace");
-        self.job(e, name, "inactive").await
+    ) -> Result<OwnedObjectPath, Refused> {
+        self.mode(&name, &mode)?;
+        Ok(self.job(e, name, "inactive").await?)
+    }
+    fn load_unit(&self, name: String) -> OwnedObjectPath {
+        assert!(!name.is_empty());
+        unit_path()
+    }
+    fn get_unit_file_state(&self, name: String) -> fdo::Result<String> {
+        match name.as_str() {
+            "gone.service" => Err(fdo::Error::Failed("no such file".into())),
+            "tip.service" => Ok("static".into()),
+            _ => Ok("enabled-runtime".into()),
+        }
+    }
+    fn reset_failed_unit(&self, name: String) {
+        self.note(format!("reset {name}"));
+    }
+    fn enable_unit_files(
+        &self,
+        files: Vec<String>,
+        runtime: bool,
+        force: bool,
+    ) -> (bool, Vec<(String, String, String)>) {
+        self.note(format!("enable {files:?} {runtime} {force}"));
+        (true, vec![("symlink".into(), "a".into(), "b".into())])
+    }
+    fn disable_unit_files(
+        &self,
+        files: Vec<String>,
+        runtime: bool,
+    ) -> Vec<(String, String, String)> {
+        self.note(format!("disable {files:?} {runtime}"));
+        Vec::new()
+    }
+    fn reload(&self) {
+        self.note("reload".into());
     }
     fn get_unit(&self, name: String) -> fdo::Result<OwnedObjectPath> {
         let known = self.0.lock().unwrap().units.contains_key(&name);
@@ -192,6 +261,20 @@ struct UnitObject(Mock);
 
 #[interface(name = "org.freedesktop.systemd1.Unit")]
 impl UnitObject {
+    fn r#ref(&self) {
+        self.0.note("hold".into());
+    }
+    fn unref(&self) {
+        self.0.note("let go".into());
+    }
+    #[zbus(property)]
+    fn load_state(&self) -> String {
+        "loaded".into()
+    }
+    #[zbus(property)]
+    fn requires(&self) -> Vec<String> {
+        vec!["tip.service".into()]
+    }
     #[zbus(property)]
     fn active_state(&self) -> String {
         let s = self.0.0.lock().unwrap();
@@ -310,4 +393,71 @@ fn systemd_manager_without_systemd_says_so() {
         .unwrap_err()
         .to_string();
     assert!(e.contains("systemd cannot be reached"), "{e}");
+}
+
+#[test]
+fn foreign_units_are_patient_and_tell_their_reason() {
+    let Some(bus) = Bus::start() else { return };
+    let mock = Mock::default();
+    let _serving = serve(&bus.address, mock.clone());
+    let m = SystemdManager::connect_to(&bus.address).unwrap();
+    let calls = || std::mem::take(&mut mock.0.lock().unwrap().calls);
+    let limit = Duration::from_secs(60);
+
+    // A failed dependency: its reason is the reason.
+    mock.0
+        .lock()
+        .unwrap()
+        .units
+        .insert("tip.service".into(), "failed".into());
+    let e = m
+        .foreign_start("tip.service", limit)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.contains("it needs tip.service failed: log 3 is damaged at 4096, exit-code"),
+        "{e}"
+    );
+    assert_eq!(
+        calls(),
+        ["hold", "reset tip.service", "fail tip.service", "let go"]
+    );
+
+    // Conflicts with another job, twice; then for too long.
+    mock.0.lock().unwrap().conflicts = 2;
+    m.foreign_start("tip.service", limit).unwrap();
+    let tries = calls().iter().filter(|c| *c == "fail tip.service").count();
+    assert_eq!(tries, 3);
+    mock.0.lock().unwrap().conflicts = 100;
+    m.foreign_stop("tip.service", limit).unwrap();
+    assert_eq!(calls().last().unwrap(), "replace tip.service");
+    mock.0.lock().unwrap().conflicts = 0;
+
+    let state = m.foreign_state("tip.service").unwrap();
+    assert_eq!(state.file, mars_units::UnitFileState::Static);
+    assert!(state.loaded && state.file.may_start(), "{state:?}");
+
+    m.enable(&["no-such-unit.service".to_string()]).unwrap();
+    m.disable(&["no-such-unit.service".to_string()]).unwrap();
+    assert_eq!(
+        calls(),
+        [
+            "enable [\"no-such-unit.service\"] false false",
+            "reload",
+            "disable [\"no-such-unit.service\"] false"
+        ]
+    );
+
+    // Several threads at once, each hears of its own job.
+    std::thread::scope(|s| {
+        for i in 0..8 {
+            let m = &m;
+            s.spawn(move || {
+                let unit = format!("x{i}.service");
+                m.foreign_start(&unit, limit).unwrap();
+                m.foreign_stop(&unit, limit).unwrap();
+            });
+        }
+    });
+    assert_eq!(mock.0.lock().unwrap().jobs, 3 + 16);
 }

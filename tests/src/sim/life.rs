@@ -1,129 +1,31 @@
 //! The primary from one start to its power cut: the logger's own state machine, with simulated writers in front and simulated log files and
 //! disk behind, driven step by step.
 use super::disk::SimDisk;
-use super::links::{LinkWorld, Links, me, own_log, res};
+use super::links::{LinkWorld, me, own_log, res};
 use super::logs::SimLogs;
+use super::past::{End, Past, Wreck};
+use super::plan::Plan;
 use super::rng::Rng;
-use crate::stamp::{self, History, Op, SECTOR, Sector};
+use crate::stamp::{self, Op, SECTOR};
 use anyhow::ensure;
-use mars_disk::{DataDisk, WriteOut, write_generation};
-use mars_log::{Compression, Digest, EncodeOptions};
-use mars_logger::core::{Answer, Core, CoreConfig, DiskStep, Exit, LogStep, StepResult};
+use mars_disk::{DataDisk, Ranges, WriteOut, write_generation};
+use mars_logger::core::{Answer, Core, DiskStep, Exit, LogStep, StepResult};
 use mars_logger::io::Links as _;
 use mars_logger::links::TreeLinks;
 use mars_logger::recovery::StartPoint;
 use mars_tree::{LogName, ReplayPos, Stamp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 const EIO: i32 = nix::libc::EIO;
 const PIECE: u64 = 256 << 10;
 
-/// How one run goes.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Device size in bytes.
-    pub size: u64,
-    /// Writes are durable when they are answered.
-    pub strict: bool,
-    limit: usize,
-    age: Duration,
-    zeroes_packed: bool,
-    encode: EncodeOptions,
-    writers: usize,
-    depth: usize,
-    /// Largest write.
-    largest: u64,
-    /// Chance in 100 that a request is no plain write.
-    special: u64,
-    /// The device region that most writes go to.
-    hot: u64,
-    recovery_limit: u64,
-    rotate: u64,
-    /// Chance in 1000 that a step of the log, or of the disk, fails.
-    log_faults: u64,
-    disk_faults: u64,
-    /// Bytes of zeros written ahead of the log's end, 0 = none.
-    prepare: u64,
-    /// Steps.
-    pub steps: u64,
-}
-
-impl Plan {
-    /// A random one.
-    pub fn sample(rng: &mut Rng) -> Plan {
-        let size = match rng.below(10) {
-            0..6 => 256 << 10,
-            6..9 => 1 << 20,
-            _ => 4 << 20,
-        };
-        let compression = if rng.chance(20) {
-            Some(Compression::Lz4)
-        } else {
-            None
-        };
-        let digest = if rng.chance(15) {
-            Digest::Md5
-        } else {
-            Digest::Crc32c
-        };
-        let largest: u64 = *rng.pick(&[512, 4096, 16 << 10, 64 << 10, 1 << 20]);
-        let largest = largest.min(size / 2);
-        // Large writes make large logs, and every state costs a recovery from them.
-        let most = ((8 << 20) / largest).max(60);
-        Plan {
-            size,
-            strict: rng.chance(60),
-            limit: *rng.pick(&[32 << 10, 128 << 10, 512 << 10, 64 << 20]),
-            age: Duration::from_millis(*rng.pick(&[0, 5, 50, 100_000])),
-            zeroes_packed: rng.chance(70),
-            encode: EncodeOptions {
-                digest,
-                compression,
-                ..EncodeOptions::default()
-            },
-            writers: rng.within(1, 4) as usize,
-            depth: *rng.pick(&[1, 2, 8]),
-            largest,
-            special: *rng.pick(&[5, 20, 50]),
-            hot: *rng.pick(&[8192, 65536, size]),
-            recovery_limit: *rng.pick(&[1 << 30, 1 << 30, 256 << 10, 16 << 10]),
-            log_faults: *rng.pick(&[0, 0, 0, 20]),
-            disk_faults: *rng.pick(&[0, 0, 0, 30]),
-            rotate: *rng.pick(&[u64::MAX, 4 << 10, 16 << 10, 128 << 10, 1 << 20]),
-            prepare: *rng.pick(&[0, 0, 16 << 10, 256 << 10]),
-            steps: rng.within(50, 400).min(most),
-        }
-    }
-
-    /// For a primary that neither fails nor is cut, with a disk of several chunks of the sync.
-    pub fn with_secondary(rng: &mut Rng) -> Plan {
-        let plan = Plan::sample(rng);
-        Plan {
-            size: if rng.chance(40) { 9 << 20 } else { plan.size },
-            log_faults: 0,
-            disk_faults: 0,
-            steps: rng.within(500, 1500),
-            ..plan
-        }
-    }
-
-    fn core(&self) -> CoreConfig {
-        CoreConfig {
-            strict: self.strict,
-            limit: self.limit,
-            encode: self.encode,
-            age: self.age,
-            recovery_limit: self.recovery_limit,
-            zeroes_packed: self.zeroes_packed,
-        }
-    }
-}
-
 /// A request on its way into the core.
 #[derive(Clone, Copy, Debug)]
 struct Arriving {
+    first: u64,
     pos: u64,
     end: u64,
     zeroes: bool,
@@ -137,9 +39,11 @@ struct Writer {
 }
 
 /// A request that waits for its answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     writer: usize,
+    /// Where its data are; a FLUSH has none.
+    place: Option<Range<u64>>,
     /// When it is answered, everything up to this step has to survive; `None`: nothing is promised.
     step: Option<usize>,
 }
@@ -150,83 +54,6 @@ struct Flying {
     step: LogStep,
     /// Its effect is there already, its end was not reported yet.
     is_done: bool,
-}
-
-/// Where an operation ends in the log, and the step that completes it.
-#[derive(Clone, Debug)]
-pub struct End {
-    /// Log and length behind it.
-    pub at: (u32, u64),
-    /// Step of the history.
-    pub step: usize,
-}
-
-/// What survives a power cut.
-#[derive(Clone, Debug)]
-pub struct Wreck {
-    /// Content of the disk.
-    pub disk: Vec<u8>,
-    /// Log files.
-    pub logs: BTreeMap<LogName, Vec<u8>>,
-    /// Links.
-    pub links: Links,
-}
-
-/// What is known about the past, for the checks.
-#[derive(Clone, Debug)]
-pub struct Past {
-    /// All operations in the order in which they were accepted.
-    pub history: History,
-    /// Where they ended in the logs.
-    pub ends: Vec<End>,
-    /// Everything up to this step was acknowledged as durable.
-    pub required: usize,
-    /// Number of the last operation that was ever used.
-    pub seq: u64,
-    /// Nothing is logged: what reaches the disk is not in order, only what was acknowledged counts.
-    pub is_unordered: bool,
-    /// Logs before this one do not tell all of history.
-    pub first_log: u32,
-}
-
-impl Past {
-    /// Of an empty device.
-    pub fn new(size: u64) -> Past {
-        Past {
-            history: History::new(size),
-            ends: Vec::new(),
-            required: 0,
-            seq: 0,
-            is_unordered: false,
-            first_log: 0,
-        }
-    }
-
-    /// The first and the last step that a position in the logs can mean: records of the operation that follows may be before it.
-    pub fn steps_at(&self, at: (u32, u64)) -> (usize, usize) {
-        let known = self.ends.partition_point(|e| e.at <= at);
-        let from = known.checked_sub(1).map_or(0, |i| self.ends[i].step);
-        let last = self.history.last_step();
-        let to = self.ends.get(known).map_or(last, |e| e.step - 1);
-        (from, to)
-    }
-
-    /// Begins again with what is on the disk.
-    pub fn again(&self, image: &[u8], next: u32) -> Past {
-        Past {
-            history: History::of(&mut of_image(image), image.len() as u64),
-            ends: Vec::new(),
-            required: 0,
-            seq: self.seq,
-            is_unordered: false,
-            // All that came before is history, unless there is a hole in it.
-            first_log: if self.is_unordered {
-                next
-            } else {
-                self.first_log
-            },
-        }
-    }
 }
 
 /// A running primary.
@@ -250,8 +77,14 @@ pub struct Life {
     disk_step: Option<DiskStep>,
     /// An empty log that is open for a rotation or behind an emergency.
     next_log: Option<LogName>,
+    /// What was not on the disk when logging stopped.
+    at_emergency: Ranges,
+    /// Places that were bad since then.
+    was_bad: Vec<Range<u64>>,
     /// Answers given.
     pub answered: u64,
+    /// Requests that failed because of their own place while others went on.
+    pub failed_places: u64,
 }
 
 impl Life {
@@ -288,12 +121,18 @@ impl Life {
             log_steps: Vec::new(),
             disk_step: None,
             next_log: None,
+            at_emergency: Ranges::default(),
+            was_bad: Vec::new(),
             answered: 0,
+            failed_places: 0,
             plan,
         };
         life.create_log(&start.log);
         life.links.opened();
         life.world.absorb();
+        if life.plan.bad_places {
+            life.change_places();
+        }
         life
     }
 
@@ -305,6 +144,9 @@ impl Life {
         }
         let log = self.logs.0.entry(name.clone()).or_default();
         assert!(log.is_empty(), "{name} is not empty");
+        if self.plan.direct {
+            log.go_direct();
+        }
         self.world.synced();
     }
 
@@ -339,7 +181,7 @@ impl Life {
     pub fn durable_bytes(&self, nr: u32) -> &[u8] {
         let log = &self.logs.0[&own_log(nr)];
         let (last, len) = self.durable();
-        &log.bytes[..if nr == last { len } else { log.len() } as usize]
+        &log.bytes()[..if nr == last { len } else { log.len() } as usize]
     }
 
     /// Length of a log that is finished.
@@ -349,6 +191,23 @@ impl Life {
 
     /// One thing happens.
     pub fn step(&mut self) {
+        let was_emergency = self.core.is_emergency();
+        let is_needed = self.plan.bad_places && !was_emergency;
+        let dirty = is_needed.then(|| self.core.buffer().ranges());
+        self.one_step();
+        if self.core.is_emergency()
+            && let Some(dirty) = dirty
+        {
+            // What was accepted in this very step is among it, too.
+            let more = self.core.buffer().ranges();
+            self.at_emergency = dirty.iter().chain(more.iter()).cloned().collect();
+        }
+        for answer in std::mem::take(&mut self.answers) {
+            self.answered(answer);
+        }
+    }
+
+    fn one_step(&mut self) {
         match self.rng.below(100) {
             0..38 => self.submit(),
             38..43 => self.kick(),
@@ -369,9 +228,6 @@ impl Life {
             96 => self.core.demand_write_back(),
             _ => self.control(),
         }
-        for answer in std::mem::take(&mut self.answers) {
-            self.answered(answer);
-        }
     }
 
     fn answered(&mut self, answer: Answer<u64>) {
@@ -382,19 +238,75 @@ impl Life {
         self.writers[w.writer].waiting -= 1;
         self.answered += 1;
         match (answer.result, w.step) {
-            (Ok(()), Some(step)) => self.past.required = self.past.required.max(step),
+            (Ok(()), Some(step)) => {
+                let past = &mut self.past;
+                past.promises += 1;
+                match w.place {
+                    // From the disk, and perhaps before others that were accepted before.
+                    Some(place) if self.core.is_emergency() => {
+                        past.places.resize(self.plan.size as usize / SECTOR, 0);
+                        let sectors = place.start as usize / SECTOR..place.end as usize / SECTOR;
+                        for known in &mut past.places[sectors] {
+                            *known = step.max(*known);
+                        }
+                    }
+                    _ => past.required = past.required.max(step),
+                }
+            }
             (Ok(()), None) => {}
-            (Err(_), _) => assert!(
-                self.core.is_emergency() && self.core.disk_error() != 0,
-                "request {tag} failed although there is a place for it"
-            ),
+            (Err(_), _) => self.check_failure(tag, w.place),
         }
+    }
+
+    /// A request may fail only when its own data have no place.
+    fn check_failure(&mut self, tag: u64, place: Option<Range<u64>>) {
+        assert!(
+            self.core.is_emergency() && self.core.disk_error() != 0,
+            "request {tag} failed although there is a place for it"
+        );
+        if self.plan.disk_faults > 0 {
+            return;
+        }
+        // A log that cannot be written back would win over newer data of its places.
+        let bad: Ranges = self.was_bad.iter().cloned().collect();
+        let logged = self.at_emergency.iter().any(|r| bad.touches(r));
+        let has_reason = match place {
+            Some(p) => bad.touches(&p) || logged && self.at_emergency.touches(&p),
+            None => !bad.is_empty(),
+        };
+        assert!(
+            has_reason,
+            "request {tag} failed although the disk takes its data"
+        );
+        self.failed_places += 1;
+    }
+
+    /// Places of the disk go bad, or good again.
+    fn change_places(&mut self) {
+        let sectors = self.plan.size as usize / SECTOR;
+        let rng = &mut self.rng;
+        let hot = self.plan.hot.min(self.plan.size) as usize / SECTOR;
+        let count = if rng.chance(40) { 0 } else { rng.within(1, 3) };
+        let bad = (0..count).map(|_| {
+            let area = *rng.pick(&[hot, sectors]);
+            let first = rng.below(area as u64) as usize;
+            let len = *rng.pick(&[1, 8, 64]);
+            first..(first + len).min(sectors)
+        });
+        let bad: Vec<Range<usize>> = bad.collect();
+        if !self.core.is_emergency() {
+            self.was_bad.clear();
+        }
+        let bytes = |r: &Range<usize>| (r.start * SECTOR) as u64..(r.end * SECTOR) as u64;
+        self.was_bad.extend(bad.iter().map(bytes));
+        self.disk.set_bad(bad, rng.chance(50));
     }
 
     /// Stops as a daemon does, without power cut: everything is on the disk then, or in the log when the disk failed last.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.core.end(Exit::Drained);
         (self.plan.log_faults, self.plan.disk_faults) = (0, 0);
+        self.disk.set_bad(Vec::new(), false);
         for _ in 0..10_000 {
             let ended = self.log_side() & self.disk_side();
             self.now += Duration::from_millis(100);
@@ -438,7 +350,7 @@ impl Life {
         if a.pos == a.end {
             // FLUSH.
             self.writers[nr].arriving = None;
-            return self.wait_for_answer(nr, true);
+            return self.wait_for_answer(nr, true, None);
         }
         if !self.core.has_room() {
             match self.core.refusal() {
@@ -471,21 +383,27 @@ impl Life {
             });
         } else {
             self.writers[nr].arriving = None;
-            self.wait_for_answer(nr, a.fua);
+            self.wait_for_answer(nr, a.fua, Some(a.first..a.end));
             if self.rng.chance(50) {
                 self.kick();
             }
         }
     }
 
-    fn wait_for_answer(&mut self, writer: usize, durable: bool) {
+    fn wait_for_answer(&mut self, writer: usize, durable: bool, place: Option<Range<u64>>) {
         let tag = self.next_tag;
         self.next_tag += 1;
         let promised = durable || self.plan.strict;
         let step = promised.then(|| self.past.history.last_step());
-        self.waiting.insert(tag, Waiting { writer, step });
+        let waiting = Waiting {
+            writer,
+            place: place.clone(),
+            step,
+        };
+        self.waiting.insert(tag, waiting);
         self.writers[writer].waiting += 1;
-        self.core.answer_when_safe(durable, tag, &mut self.answers);
+        self.core
+            .answer_when_safe(durable, place, tag, &mut self.answers);
     }
 
     fn request(&mut self) -> Arriving {
@@ -495,6 +413,7 @@ impl Life {
         let kind = if special { rng.below(4) } else { 9 };
         if kind == 0 {
             return Arriving {
+                first: 0,
                 pos: 0,
                 end: 0,
                 zeroes: false,
@@ -517,6 +436,7 @@ impl Life {
         let mut pos = rng.below((area - len) / sector + 1) * sector;
         pos -= pos % align;
         Arriving {
+            first: pos,
             pos,
             end: pos + len,
             zeroes: kind == 1 || kind == 2,
@@ -547,12 +467,11 @@ impl Life {
         let last = self.past.history.last_step();
         for (nr, known) in covered.iter().enumerate() {
             let at = pos + (nr * SECTOR) as u64;
-            let sector = &mut buf[nr * SECTOR..][..SECTOR];
-            if !known {
-                self.disk.look(at, sector);
-            }
-            let (is, should) = (stamp::read(sector, at), self.past.history.sector(at, last));
-            assert_eq!(is, should, "read at {at}");
+            let is = match known {
+                true => stamp::read(&buf[nr * SECTOR..][..SECTOR], at),
+                false => self.disk.look(at, SECTOR)[0],
+            };
+            assert_eq!(is, self.past.history.sector(at, last), "read at {at}");
         }
     }
 
@@ -635,7 +554,9 @@ impl Life {
 
     /// What the control loop does: rotation by size, resuming after an emergency.
     fn control(&mut self) {
-        if self.core.may_resume() && self.rng.chance(50) {
+        if self.plan.bad_places && self.rng.chance(10) {
+            self.change_places();
+        } else if self.core.may_resume() && self.rng.chance(50) {
             let log = self.links.resume_log();
             self.create_log(&log);
             self.next_log = Some(log.clone());
@@ -659,7 +580,11 @@ impl Life {
     fn disk_side(&mut self) -> bool {
         let Some(step) = self.disk_step.take() else {
             match self.core.next_disk_step(self.now) {
-                DiskStep::Sleep(Some(t)) if self.rng.chance(30) => self.now = self.now.max(t),
+                DiskStep::Sleep(Some(t))
+                    if self.rng.chance(if self.plan.bad_places { 80 } else { 30 }) =>
+                {
+                    self.now = self.now.max(t);
+                }
                 DiskStep::Sleep(_) => {}
                 DiskStep::End => return true,
                 step => self.disk_step = Some(step),
@@ -667,6 +592,17 @@ impl Life {
             return false;
         };
         let fails = self.fails(self.plan.disk_faults);
+        if let DiskStep::Salvage(generation) = &step {
+            if fails {
+                let after = self.rng.below(8);
+                self.disk.fail_write_after(after);
+            }
+            let (lost, _) = mars_disk::salvage(&*self.disk, generation);
+            self.disk.repair();
+            let answers = &mut self.answers;
+            self.core.disk_salvaged(lost, EIO, self.now, answers);
+            return false;
+        }
         let result: StepResult = match &step {
             DiskStep::CutLog { valid } => {
                 self.next_log = None;
@@ -712,6 +648,9 @@ impl Life {
                 assert_eq!(self.next_log.take().as_ref(), Some(log));
                 self.links.resumed(log);
                 // Everything is on the disk: in order again.
+                let places = std::mem::take(&mut self.past.places);
+                let most = places.into_iter().max().unwrap_or(0);
+                self.past.required = self.past.required.max(most);
                 self.past.is_unordered = false;
                 self.past.first_log = log.nr;
                 for end in &mut self.past.ends {
@@ -719,21 +658,13 @@ impl Life {
                 }
                 Ok(())
             }
-            DiskStep::Forget { .. } | DiskStep::Sleep(_) | DiskStep::End => Ok(()),
+            DiskStep::Salvage(_) | DiskStep::Forget { .. } | DiskStep::Sleep(_) | DiskStep::End => {
+                Ok(())
+            }
         };
         self.world.absorb();
         self.core
             .disk_done(step, result, self.now, &mut self.answers);
         false
     }
-}
-
-/// The sectors of an image, for [`History`].
-pub fn of_image(image: &[u8]) -> impl FnMut(u64, &mut [u8]) + '_ {
-    |pos, buf| buf.copy_from_slice(&image[pos as usize..][..buf.len()])
-}
-
-/// What a sector of an image holds.
-pub fn sector_of(image: &[u8], pos: u64) -> Sector {
-    stamp::read(&image[pos as usize..][..SECTOR], pos)
 }

@@ -1,14 +1,17 @@
 //! From what a power cut left to a checked disk: real recovery, cut again now and then, and what must be true afterwards.
 use super::disk::SimDisk;
-use super::life::{Past, Wreck, of_image};
-use super::links::{LinkWorld, me, own_log, res};
-use super::logs::{SimLog, SimLogs};
+use super::links::{LinkWorld, Place, me, own_log, res};
+use super::logs::Found;
+use super::past::{Past, Wreck};
 use super::rng::Rng;
+use super::seen::Seen;
+use crate::stamp::{SECTOR, Sector};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use mars_disk::{ApplyOptions, DataDisk, apply_log};
 use mars_log::{LogReader, ReadRecord, ScanLimits};
 use mars_logger::recovery::{Recovery, StartPoint, Stopper};
 use mars_tree::{LogName, ReplayPos, VersionLink};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -67,24 +70,47 @@ pub struct Recovered {
     pub disk: Arc<SimDisk>,
     /// The tree.
     pub world: LinkWorld,
-    /// The log files, all durable.
-    pub logs: SimLogs,
+    /// The log files.
+    pub logs: BTreeMap<LogName, Found>,
     /// The step that the disk equals.
     pub step: usize,
-    /// Power cuts during recovery.
-    pub cuts: u64,
+    /// States that a power cut left: first, and during recovery.
+    pub cuts: Cuts,
 }
 
-/// Recovers below `root`, with up to three more power cuts on the way.
-pub fn recover(root: &Path, wreck: Wreck, past: &Past, rng: &mut Rng) -> anyhow::Result<Recovered> {
-    let size = wreck.disk.len() as u64;
-    let mut wreck = wreck;
-    let mut cuts = 0;
+/// What was recovered from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cuts {
+    /// States that nobody has seen before.
+    pub new: u64,
+    /// Of these: left by a cut during recovery.
+    pub again: u64,
+    /// States that were checked before, with other expectations perhaps.
+    pub repeated: u64,
+}
+
+/// Recovers at `place`, with up to three more power cuts on the way.
+pub fn recover(
+    place: &Place,
+    mut wreck: Wreck,
+    past: &Past,
+    seen: &Seen,
+    rng: &mut Rng,
+) -> anyhow::Result<Recovered> {
+    let size = (wreck.disk.len() * SECTOR) as u64;
+    let mut cuts = Cuts::default();
+    let mut nr = 0;
     loop {
+        if seen.is_new(wreck.digest()) {
+            cuts.new += 1;
+            cuts.again += u64::from(nr > 0);
+        } else {
+            cuts.repeated += 1;
+        }
         let disk = Arc::new(SimDisk::new(std::mem::take(&mut wreck.disk)));
-        let mut world = LinkWorld::boot(root, wreck.links, &wreck.logs);
+        let mut world = LinkWorld::boot(place, wreck.links, &wreck.logs);
         let tree = world.tree.clone();
-        if cuts < 3 && rng.chance(30) {
+        if nr < 3 && rng.chance(30) {
             disk.cut_after(rng.below(6));
         }
         let result = Recovery {
@@ -100,30 +126,31 @@ pub fn recover(root: &Path, wreck: Wreck, past: &Past, rng: &mut Rng) -> anyhow:
         }
         .run();
         world.absorb();
-        for (name, bytes) in &mut wreck.logs {
+        for (name, found) in &mut wreck.logs {
             let len = std::fs::metadata(world.dir().join(name.to_string()))?.len();
-            ensure!(len <= bytes.len() as u64, "recovery made {name} longer");
-            bytes.truncate(len as usize);
+            ensure!(
+                len <= found.bytes.len() as u64,
+                "recovery made {name} longer"
+            );
+            found.truncate(len);
         }
         if let Err(e) = &result
             && disk.is_gone()
         {
             ensure!(format!("{e:#}").contains(super::disk::GONE), "{e:#}");
-            cuts += 1;
+            nr += 1;
             wreck.disk = disk.cut(rng);
             wreck.links = world.cut(rng).0;
             continue;
         }
         let start = result.context("recovery")?;
         disk.restore_power();
-        let durable = |(name, bytes)| (name, SimLog::of_file(bytes));
-        let logs = SimLogs(wreck.logs.into_iter().map(durable).collect());
         let step = check(&world, &disk, past)?;
         return Ok(Recovered {
             start,
             disk,
             world,
-            logs,
+            logs: wreck.logs,
             step,
             cuts,
         });
@@ -135,11 +162,11 @@ fn check(world: &LinkWorld, disk: &SimDisk, past: &Past) -> anyhow::Result<usize
     disk.with_content(|image| check_image(world, image, past))
 }
 
-fn check_image(world: &LinkWorld, image: &[u8], past: &Past) -> anyhow::Result<usize> {
+fn check_image(world: &LinkWorld, image: &[Sector], past: &Past) -> anyhow::Result<usize> {
     if past.is_unordered {
         let last = past.history.last_step();
         past.history
-            .at_least(past.required, &mut of_image(image))
+            .at_least(past.required, &past.places, image)
             .context("what was acknowledged as durable without a log")?;
         return Ok(last);
     }
@@ -151,7 +178,7 @@ fn check_image(world: &LinkWorld, image: &[u8], past: &Past) -> anyhow::Result<u
     let (from, to) = past.steps_at(at);
     let prefixes = past
         .history
-        .all_prefixes(&mut of_image(image))
+        .prefixes_of(image)
         .with_context(|| format!("position {text}"))?;
     let fits = |r: &&std::ops::RangeInclusive<usize>| *r.end() >= from && *r.start() <= to;
     let Some(found) = prefixes.iter().rfind(fits) else {
@@ -177,7 +204,6 @@ pub fn check_again(r: &Recovered, past: &Past, rng: &mut Rng) -> anyhow::Result<
     let again = SimDisk::new(before.clone());
     let logs: Vec<&LogName> = r
         .logs
-        .0
         .keys()
         .filter(|l| l.nr >= past.first_log && l.nr < r.start.log.nr)
         .collect();
@@ -200,7 +226,7 @@ pub fn check_again(r: &Recovered, past: &Past, rng: &mut Rng) -> anyhow::Result<
         };
         let opts = ApplyOptions {
             window_bytes: *rng.pick(&[4096, 64 << 10, 64 << 20]),
-            device_size: before.len() as u64,
+            device_size: (before.len() * SECTOR) as u64,
         };
         let mut go_on = |_| Ok(ControlFlow::Continue(()));
         let end = apply_log(&again, File::open(&path)?, from, len, &opts, &mut go_on)?;

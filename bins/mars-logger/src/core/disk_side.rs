@@ -1,5 +1,5 @@
 //! The disk side: write-back, the links that belong to it, cutting the log in an emergency, resuming.
-use super::{Answer, Core, Exit, IDLE_PART, LogPos, StepResult, pop_until};
+use super::{Answer, Core, Exit, IDLE_PART, LogPos, StepResult};
 use mars_disk::Generation;
 use mars_tree::LogName;
 use std::sync::Arc;
@@ -38,6 +38,9 @@ pub enum DiskStep {
     Write(Arc<Generation>),
     /// Make durable what was written.
     Flush,
+    /// Nothing is logged and the disk fails again and again: write and flush as much of it as the disk takes. Reported to
+    /// [`Core::disk_salvaged`].
+    Salvage(Arc<Generation>),
     /// Publish that everything before is on the disk, and nothing behind it.
     Position {
         /// Write-back position.
@@ -79,7 +82,7 @@ pub enum Due {
 
 /// How far a frozen generation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// To become durable in the log.
     Waiting,
     /// The links say what the disk may hold in part; or there is no log.
@@ -93,10 +96,10 @@ enum Phase {
 /// A frozen generation on its way to the disk. Its memory is kept until the flush succeeded: when it fails, the kernel drops what was written.
 #[derive(Debug)]
 pub(super) struct Frozen {
-    generation: Arc<Generation>,
+    pub(super) generation: Arc<Generation>,
     from: LogPos,
     dirty: u64,
-    end: u64,
+    pub(super) end: u64,
     phase: Phase,
 }
 
@@ -109,6 +112,7 @@ enum Choice {
     Promise,
     Write,
     Flush,
+    Salvage,
     Position,
     Forget,
     Resume,
@@ -164,6 +168,7 @@ impl<T> Core<T> {
             }
             Choice::Write => DiskStep::Write(Arc::clone(&self.frozen.as_ref()?.generation)),
             Choice::Flush => DiskStep::Flush,
+            Choice::Salvage => DiskStep::Salvage(self.salvage_next()?),
             Choice::Position => {
                 self.position_due = false;
                 DiskStep::Position {
@@ -213,7 +218,8 @@ impl<T> Core<T> {
         let is_on_its_way = self
             .frozen
             .as_ref()
-            .is_some_and(|f| f.phase != Phase::Waiting);
+            .is_some_and(|f| f.phase != Phase::Waiting)
+            && self.stuck.is_empty();
         if self.position_due && !is_on_its_way {
             return Choice::Position;
         }
@@ -252,6 +258,7 @@ impl<T> Core<T> {
             // Nothing reaches the disk before it is durable in the log.
             Phase::Waiting if self.durable >= f.end => Choice::Promise,
             Phase::Waiting => Choice::Wait(Due::Never),
+            Phase::Promised if self.emergency.is_some() && self.has_given_up() => Choice::Salvage,
             Phase::Promised => Choice::Write,
             Phase::Written => Choice::Flush,
             // Released as soon as the log is cut.
@@ -301,7 +308,7 @@ impl<T> Core<T> {
         });
     }
 
-    fn set_phase(&mut self, phase: Phase) {
+    pub(super) fn set_phase(&mut self, phase: Phase) {
         if let Some(f) = &mut self.frozen {
             f.phase = phase;
         }
@@ -317,18 +324,13 @@ impl<T> Core<T> {
     ) {
         self.disk_busy = false;
         match (step, result) {
-            (DiskStep::Write(_) | DiskStep::Flush, Err(code)) => self.disk_failed(code, now, out),
+            (DiskStep::Write(_) | DiskStep::Flush, Err(code)) => self.disk_failed(code, now),
             (DiskStep::Promise { .. }, _) => self.set_phase(Phase::Promised),
             (DiskStep::Write(generation), Ok(())) => {
                 drop(generation);
                 self.set_phase(Phase::Written);
             }
-            (DiskStep::Flush, Ok(())) => {
-                (self.disk_error, self.read_error) = (0, 0);
-                self.disk_failures = 0;
-                self.pause = Duration::ZERO;
-                self.set_phase(Phase::Flushed);
-            }
+            (DiskStep::Flush, Ok(())) => self.disk_works(),
             (DiskStep::CutLog { .. }, _) => {
                 if let Some(e) = &mut self.emergency {
                     e.is_ready = true;
@@ -339,6 +341,17 @@ impl<T> Core<T> {
             (DiskStep::Resume { .. }, Err(_)) => self.resuming = None,
             _ => {}
         }
+        self.release_flushed();
+    }
+
+    pub(super) fn disk_works(&mut self) {
+        (self.disk_error, self.read_error) = (0, 0);
+        self.disk_failures = 0;
+        self.pause = Duration::ZERO;
+        self.set_phase(Phase::Flushed);
+    }
+
+    pub(super) fn release_flushed(&mut self) {
         let is_cut = self.emergency.is_none_or(|e| e.is_ready);
         // The cut log and the hole come before anything is called written back.
         if is_cut && let Some(f) = self.frozen.take_if(|f| f.phase == Phase::Flushed) {
@@ -353,7 +366,7 @@ impl<T> Core<T> {
             self.durable = self.durable.max(self.written_back);
             self.written = self.written.max(self.written_back);
             self.pop_written(out);
-            self.pop_durable(out);
+            self.settle(self.durable, out);
         }
     }
 
@@ -369,7 +382,7 @@ impl<T> Core<T> {
         self.disk_error != 0 && self.disk_failures >= GIVE_UP
     }
 
-    fn disk_failed(&mut self, code: i32, now: Duration, out: &mut Vec<Answer<T>>) {
+    pub(super) fn disk_failed(&mut self, code: i32, now: Duration) {
         self.set_phase(Phase::Promised);
         self.disk_error = code;
         self.disk_failures = self.disk_failures.saturating_add(1);
@@ -381,22 +394,27 @@ impl<T> Core<T> {
         self.pause = (self.pause * 2).clamp(RETRY_MIN, longest);
         self.retry_at = now.saturating_add(self.pause);
         self.resuming = None;
-        if self.emergency.is_some() && self.has_given_up() {
-            // Neither log nor disk takes it.
-            pop_until(&mut self.wait_durable, u64::MAX, Err(code), out);
+        if self.emergency.is_some() && self.disk_failures == GIVE_UP {
+            // Which requests fail is found out at once.
+            self.retry_at = now;
         }
     }
 
     /// The frozen generation is on the disk and flushed.
     fn wrote_back(&mut self, f: Frozen) {
-        self.written_back = f.end;
-        self.leave_older();
-        self.position_due = true;
+        self.wrote_back_to(f.end);
+        self.forget_places();
         self.buffer.release_frozen();
         if let Some(generation) = Arc::into_inner(f.generation) {
             self.buffer.recycle(generation, self.config.limit / 2);
         }
         self.try_rotate();
+    }
+
+    pub(super) fn wrote_back_to(&mut self, end: u64) {
+        self.written_back = end;
+        self.leave_older();
+        self.position_due = true;
     }
 
     /// A growing log would fill the page cache with what nobody reads again: the other hosts fetch it as soon as it is durable.

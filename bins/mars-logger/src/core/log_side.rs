@@ -270,6 +270,7 @@ impl<T> Core<T> {
             cut: self.durable,
             is_ready: false,
         });
+        self.logged = (self.buffer.ranges(), self.durable);
         // A new log whose rotation is not finished does not count.
         if self.rotating.take().is_some()
             && let Some(older) = self.older.take()
@@ -296,6 +297,7 @@ impl<T> Core<T> {
     pub(super) fn leave_emergency(&mut self, log: LogName) {
         debug_assert!(self.buffer.is_empty());
         self.emergency = None;
+        self.forget_places();
         self.seq = 0;
         self.written = self.accepted;
         self.durable = self.accepted;

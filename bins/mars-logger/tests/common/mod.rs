@@ -134,6 +134,10 @@ impl Host {
     }
     /// Recovers and starts an engine on a volatile disk that holds the file's content.
     pub fn start(&self, o: Options) -> Running {
+        self.start_with(o, Box::new(|| {}))
+    }
+    /// The engine calls `wake_control` without locks after the first piece of the first write.
+    pub fn start_with(&self, o: Options, wake_control: Box<dyn Fn() + Send + Sync>) -> Running {
         let start = self.recover().unwrap();
         let image = std::fs::read(self.disk_path()).unwrap();
         let disk = Arc::new(VolatileDisk::new(image));
@@ -172,7 +176,7 @@ impl Host {
             clock: Clock::private(),
             size: self.size,
             rotate_bytes: 0,
-            wake_control: Box::new(|| {}),
+            wake_control,
         })
         .unwrap();
         let threads = threads::start(&engine).unwrap();

@@ -20,6 +20,7 @@ pub struct Host {
     dir: PathBuf,
     _tmp: tempfile::TempDir,
     child: Option<Child>,
+    extra: Vec<(&'static str, String)>,
 }
 
 impl Host {
@@ -47,6 +48,11 @@ impl Host {
             dir,
             _tmp: tmp,
             child: None,
+            // No test meets the bus of the machine.
+            extra: vec![(
+                "DBUS_SYSTEM_BUS_ADDRESS",
+                "unix:path=/nonexistent/bus".into(),
+            )],
         };
         host.fake_marsadm("exit 0");
         host
@@ -75,6 +81,11 @@ impl Host {
         std::fs::rename(new, path).unwrap();
     }
 
+    /// A variable for the daemon.
+    pub fn set_var(&mut self, var: (&'static str, String)) {
+        self.extra.push(var);
+    }
+
     pub fn start(&mut self) {
         assert!(self.child.is_none());
         let log = std::fs::OpenOptions::new()
@@ -84,6 +95,7 @@ impl Host {
             .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_mars-meta"))
             .envs(Host::vars(&self.dir, &self.name))
+            .envs(self.extra.clone())
             .env("MARS_LOG", "debug")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -247,5 +247,7 @@ pub fn attach_now(ctx: &Ctx, res: &ResName) -> Done {
     if !ctx.engine_running() {
         out::warn("mars-meta is not running here: this becomes effective after marsadm start");
     }
-    ctx.reconcile()
+    ctx.reconcile()?;
+    ctx.instances(Some(res));
+    Ok(())
 }

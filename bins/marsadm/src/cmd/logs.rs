@@ -27,7 +27,9 @@ pub fn rotate(v: &View<'_>, res: &ResName, opts: &Options) -> Done<Plan> {
     let (files, bytes) = if opts.force {
         (usize::MAX, 0)
     } else {
-        (opts.thresh_logfiles, opts.thresh_logsize)
+        // Without an option the configuration counts, see `context`.
+        let files = opts.thresh_logfiles.unwrap_or(10);
+        (files, opts.thresh_logsize.unwrap_or(5_000_000_000))
     };
     match rotate_plan(v, res, files, bytes) {
         Ok(log) => {

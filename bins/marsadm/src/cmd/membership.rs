@@ -332,6 +332,7 @@ pub fn leave_resource(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
         purge()?;
     }
     ctx.reconcile()?;
+    ctx.instances(None);
     ctx.result(format!("{} left resource {res}", ctx.me));
     Ok(())
 }
@@ -374,6 +375,7 @@ pub fn delete_resource(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
     }
     ctx.commit(&batch)?;
     ctx.reconcile()?;
+    ctx.instances(None);
     ctx.result(format!("resource {res} deleted"));
     Ok(())
 }

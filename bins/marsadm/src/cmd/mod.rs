@@ -1,7 +1,10 @@
 //! The commands: one file per family, one table here.
 pub mod cluster;
+pub mod config;
 pub mod consistency;
 pub mod create;
+pub mod freeze;
+pub mod handover;
 pub mod logs;
 pub mod macros;
 pub mod membership;
@@ -10,6 +13,7 @@ pub mod primary;
 pub mod purge;
 pub mod service;
 pub mod switches;
+pub mod systemd;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -385,6 +389,23 @@ pub const COMMANDS: &[Command] = &[
         consistency::fake_sync,
         "Mark as consistent without a sync (experts)",
     ),
+    each(
+        "freeze",
+        "",
+        0,
+        0,
+        freeze::freeze,
+        "Hold new writes, the disk equals the device (for a snapshot; --timeout=SECONDS)",
+    ),
+    each("thaw", "", 0, 0, freeze::thaw, "End a freeze"),
+    each(
+        "drain",
+        "",
+        0,
+        0,
+        freeze::drain,
+        "Write to the disk what was accepted so far",
+    ),
     planned(
         "log-rotate",
         |v, res, opts, _| logs::rotate(v, res, opts),
@@ -456,8 +477,45 @@ pub const COMMANDS: &[Command] = &[
     )),
     no_cluster(over(
         "systemd-trigger",
-        |c, _| service::systemd_trigger(c, &[]),
-        "Start and stop daemons as the tree demands",
+        service::systemd_trigger,
+        "Start and stop daemons and units on top of devices as the tree demands",
+    )),
+    no_cluster(over(
+        "systemd-trigger-extern",
+        service::systemd_trigger_extern,
+        "",
+    )),
+    anybody(each(
+        "set-systemd-unit",
+        "START [STOP]",
+        1,
+        2,
+        systemd::set_unit,
+        "Units that run on top of the device; \"\" = none, DEFAULT = marked templates",
+    )),
+    anybody(each(
+        "get-systemd-unit",
+        "",
+        0,
+        0,
+        systemd::get_unit,
+        "Show them: START STOP",
+    )),
+    anybody(each(
+        "set-systemd-want",
+        "HOST|(none)",
+        1,
+        1,
+        systemd::set_want,
+        "Run them on HOST, or (none): stop them everywhere for a while",
+    )),
+    anybody(each(
+        "get-systemd-want",
+        "",
+        0,
+        0,
+        systemd::get_want,
+        "Show where they shall run",
     )),
     no_cluster(global(
         "start",
@@ -483,6 +541,15 @@ pub const COMMANDS: &[Command] = &[
         cluster::ls_host_ips,
         "List HOST ADDRESS of the cluster",
     )),
+    Command {
+        args: config::ARGS,
+        ..builtin(
+            "config",
+            ResArg::None,
+            "Check mars.conf and its drop-ins; show which value counts and why; --json",
+        )
+    },
+    builtin("complete", ResArg::None, ""),
     builtin("help", ResArg::None, "Show this text"),
     builtin("version", ResArg::None, "Show the version"),
     drbd("adjust", Run::Ignored(IGNORED)),

@@ -1,11 +1,14 @@
 //! `primary` and `secondary` (marsadm-commands.md section 4, symlink-tree.md section 6).
 use crate::cli::Options;
+use crate::cmd::handover::{
+    forget_start, rest, stack_of, stops_itself, take_back, wait_let_go, wait_started, want_batch,
+};
 use crate::cmd::switches::still_on;
 use crate::ctx::{Ctx, State, TIMEOUT_SECS, looks_dead, until};
 use crate::error::{CmdError, Done, refuse};
 use crate::out;
 use crate::plan::{SWITCHES, designated, device_name, is_actual, last_primary, names, todo};
-use mars_policy::{View, consistency, split_brain};
+use mars_policy::{View, Want, consistency, split_brain};
 use mars_tree::{Batch, HostName, Key, ResName, Snapshot, Stamp, TodoSwitch};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -103,7 +106,8 @@ pub fn check(v: &View<'_>, res: &ResName, opts: &Options, pinged: bool) -> Done<
     }
     if let Some(old) = &old {
         let openers = snap.actual(res, old, "open-count").unwrap_or(0);
-        if openers > 0 {
+        // A stack is stopped over there before the role moves.
+        if openers > 0 && !stops_itself(v, res, opts.systemd_enable) {
             return refuse(format!(
                 "device /dev/mars/{} is opened {openers} times on host {old}; unmount there ({lifted})",
                 device_name(snap, res, old)
@@ -290,7 +294,7 @@ fn closed_just_now(ctx: &Ctx, v: &View<'_>, res: &ResName) -> Done {
         return Ok(());
     };
     let openers = |v: &View<'_>| v.snap.actual(res, &old, "open-count").unwrap_or(0);
-    if openers(v) == 0 || !v.engine_running {
+    if openers(v) == 0 || !v.engine_running || stops_itself(v, res, ctx.opts.systemd_enable) {
         return Ok(());
     }
     ctx.ping()?;
@@ -339,12 +343,25 @@ pub fn primary(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
         .iter()
         .for_each(out::warn);
     if ctx.opts.force {
-        forced(ctx, res)
-    } else {
-        planned(ctx, res, old.as_ref(), &others)
+        return forced(ctx, res);
     }
+    let Some((old, before)) = old.as_ref().zip(stack_of(ctx, &snap, res)) else {
+        planned(ctx, res, old.as_ref(), &others)?;
+        return finish(ctx, res);
+    };
+    ctx.commit(&want_batch(
+        &snap,
+        res,
+        &Want::Host(ctx.me.clone()),
+        Some(old),
+    ))?;
+    wait_let_go(ctx, res, old)
+        .and_then(|()| planned(ctx, res, Some(old), &others))
+        .map_err(|e| take_back(ctx, res, &before, old, e))?;
+    finish(ctx, res)
 }
 
+/// Up to the designation of the acting host. When that fails, everything is as it was.
 fn planned(ctx: &Ctx, res: &ResName, old: Option<&HostName>, others: &BTreeSet<HostName>) -> Done {
     if let Some(old) = old {
         let caught = |v: &View<'_>| match check_open(v, res, old) {
@@ -397,7 +414,7 @@ fn planned(ctx: &Ctx, res: &ResName, old: Option<&HostName>, others: &BTreeSet<H
     }
     let snap = ctx.snapshot()?;
     ctx.commit(&take(&ctx.view(&snap), res))?;
-    finish(ctx, res)
+    Ok(())
 }
 
 /// The device of the old primary must stay closed until its role is gone.
@@ -469,10 +486,19 @@ fn forced(ctx: &Ctx, res: &ResName) -> Done {
     finish(ctx, res)
 }
 
-/// Steps behind the designation: start, wait for the device, all switches on. Repeating them changes nothing.
+/// Steps behind the designation: start, wait for the device, all switches on, stack. Repeating them changes nothing.
 fn finish(ctx: &Ctx, res: &ResName) -> Done {
-    ctx.reconcile()?;
     let me = ctx.me.clone();
+    let snap = ctx.snapshot()?;
+    let has_stack = stack_of(ctx, &snap, res).is_some();
+    if has_stack {
+        let mut batch = Batch::new();
+        let want = Key::Systemd(res.clone(), "want".into());
+        batch.set_if_changed(want, &me);
+        forget_start(&snap, res, &me, &mut batch);
+        ctx.commit(&batch)?;
+    }
+    ctx.reconcile()?;
     let snap = ctx.snapshot()?;
     let view = ctx.view(&snap);
     if !view.engine_running && ctx.is_local() {
@@ -512,6 +538,9 @@ fn finish(ctx: &Ctx, res: &ResName) -> Done {
         ctx.commit(&batch)?;
         ctx.reconcile()?;
     }
+    if has_stack {
+        wait_started(ctx, res)?;
+    }
     ctx.result(format!("{me} is primary of {res}"));
     Ok(())
 }
@@ -522,6 +551,10 @@ pub fn secondary(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
     let view = ctx.view(&snap);
     let me = ctx.me.clone();
     secondary_check(&view, res, &ctx.opts)?;
+    if let Some(before) = stack_of(ctx, &snap, res).filter(|w| *w != Want::Nobody) {
+        rest(ctx, res, &before)?;
+    }
+    let snap = ctx.snapshot()?;
     if designated(&snap, res).is_some() {
         ctx.commit(&give_up(&snap, res))?;
     } else {
@@ -555,7 +588,7 @@ pub fn secondary_check(v: &View<'_>, res: &ResName, opts: &Options) -> Done {
         ));
     }
     let openers = v.snap.actual(res, v.me, "open-count").unwrap_or(0);
-    if openers > 0 {
+    if openers > 0 && !stops_itself(v, res, opts.systemd_enable) {
         return refuse(format!(
             "device /dev/mars/{} is opened {openers} times on {}; unmount it first",
             device_name(v.snap, res, v.me),

@@ -3,31 +3,49 @@ use crate::ctx::Ctx;
 use crate::error::{Done, refuse};
 use crate::out;
 use crate::reconcile::{self, Mode, Report};
-use mars_tree::Key;
+use crate::stack;
+use mars_tree::{Key, ResName};
 
-fn run(ctx: &Ctx, mode: Mode) -> Done<Report> {
-    let report = if ctx.opts.dry_run {
-        reconcile::dry_run(ctx, mode)?
+fn run(ctx: &Ctx, mode: Mode, only: Option<&[ResName]>) -> Done<Report> {
+    if ctx.opts.dry_run {
+        reconcile::dry_run(ctx, mode)
     } else {
-        reconcile::run(ctx, mode)?
-    };
-    Ok(report)
+        stack::supervise(ctx, mode, only)
+    }
 }
 
 fn finish(ctx: &Ctx, report: &Report) -> Done {
     let Some((last, others)) = report.errors.split_last() else {
-        return Ok(());
+        return match report.stack_errors.split_last() {
+            None => Ok(()),
+            Some((last, others)) => {
+                others.iter().for_each(out::warn);
+                refuse(format!(
+                    "{last}; repair that, then run marsadm systemd-trigger"
+                ))
+            }
+        };
     };
-    others.iter().for_each(out::warn);
+    report.stack_errors.iter().chain(others).for_each(out::warn);
     refuse(format!(
         "{last}; repair that, then run marsadm start on {}",
         ctx.env.host
     ))
 }
 
-/// `systemd-trigger`: the reconciler. The optional resource changes nothing: all of them cost as much.
-pub fn systemd_trigger(ctx: &Ctx, _: &[String]) -> Done {
-    let report = run(ctx, Mode::Normal)?;
+/// `systemd-trigger-extern`: the same for the trigger's own service. What the administrator's units do is told, but it is no failure of
+/// the service: their own state shows it, and it is repeated with the next change anyway.
+pub fn systemd_trigger_extern(ctx: &Ctx, only: Option<&[ResName]>) -> Done {
+    let mut report = run(ctx, Mode::Normal, only)?;
+    report.done.iter().for_each(out::say);
+    report.stack_errors.drain(..).for_each(out::warn);
+    finish(ctx, &report)
+}
+
+/// `systemd-trigger`: the reconciler. With resources, only their stacks are started or stopped; all daemons
+/// cost as much as those of one.
+pub fn systemd_trigger(ctx: &Ctx, only: Option<&[ResName]>) -> Done {
+    let report = run(ctx, Mode::Normal, only)?;
     if ctx.opts.verbose > 0 || ctx.opts.dry_run {
         report.done.iter().for_each(out::say);
     }
@@ -36,7 +54,7 @@ pub fn systemd_trigger(ctx: &Ctx, _: &[String]) -> Done {
 
 /// `start`
 pub fn start(ctx: &Ctx, _: &[String]) -> Done {
-    let report = run(ctx, Mode::Start)?;
+    let report = run(ctx, Mode::Start, None)?;
     report.done.iter().for_each(out::say);
     let snap = ctx.snapshot()?;
     if snap.get(&Key::Uuid).is_some() && snap.get(&Key::Ip(ctx.env.host.clone())).is_none() {
@@ -52,7 +70,7 @@ pub fn start(ctx: &Ctx, _: &[String]) -> Done {
 
 /// `stop`
 pub fn stop(ctx: &Ctx, _: &[String]) -> Done {
-    let report = run(ctx, Mode::Stop)?;
+    let report = run(ctx, Mode::Stop, None)?;
     report.done.iter().for_each(out::say);
     if report.done.is_empty() && report.errors.is_empty() {
         out::say(format!("nothing of {} runs", ctx.env.host));

@@ -1,5 +1,6 @@
 //! pause/resume-{sync,fetch,replay}, connect, disconnect, attach, detach, up, down (marsadm-commands.md section 4).
 use crate::cli::Options;
+use crate::cmd::handover::{held_by, openers, stops_itself};
 use crate::ctx::{State, TIMEOUT_SECS, looks_dead, until};
 use crate::error::{Done, refuse};
 use crate::plan::{Plan, Wait, designated, device_name, is_actual, names, switch_name, todo};
@@ -77,8 +78,9 @@ fn sync_possible(v: &View<'_>, res: &ResName, opts: &Options) -> Done {
 
 /// The disk can be used, or is in use by us.
 fn disk_check(v: &View<'_>, res: &ResName, opts: &Options, probe: Probe<'_>) -> Done {
-    let attached =
-        v.snap.todo(res, v.me, TodoSwitch::Attach) && is_actual(v.snap, res, v.me, "is-attached");
+    // Also while a detach waits for the device to be closed: a daemon of ours has the disk.
+    let attached = is_actual(v.snap, res, v.me, "is-attached")
+        && (v.engine_running || v.snap.todo(res, v.me, TodoSwitch::Attach));
     if attached || v.me != v.local || opts.force {
         return Ok(());
     }
@@ -165,7 +167,7 @@ fn check_alive(v: &View<'_>, res: &ResName, opts: &Options) -> Done {
 
 fn check_closed(v: &View<'_>, res: &ResName, opts: &Options) -> Done {
     let openers = v.snap.actual(res, v.me, "open-count").unwrap_or(0);
-    if openers > 0 && !opts.force {
+    if openers > 0 && !opts.force && !stops_itself(v, res, opts.systemd_enable) {
         return refuse(format!(
             "device {} of resource {res} is in use: opened {openers} times on host {}; unmount there, then try again",
             device_name(v.snap, res, v.me),
@@ -219,7 +221,13 @@ fn wait_detached(v: &View<'_>, res: &ResName, opts: &Options) -> Option<Wait> {
                 &me,
                 &["is-attached", "if-on", "is-replaying", "is-syncing"],
             );
-            until(on.is_empty(), || format!("still on: {}", names(on)))
+            until(on.is_empty(), || match openers(v, &res, &me) {
+                0 => format!("still on: {}", names(on)),
+                n => format!(
+                    "the device is opened {n} times{}",
+                    held_by(v.snap, &res, &me)
+                ),
+            })
         }),
     })
 }

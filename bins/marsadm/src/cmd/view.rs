@@ -10,34 +10,15 @@ use mars_macro::{
     Machine, MacroError, Scope, Variables, evaluate_text, evaluate_with, view_json, view_json_all,
 };
 use mars_policy::{View, split_brain};
-use mars_tree::{Key, ResName, Snapshot, Stamp};
-use std::path::Path;
+use mars_tree::{Key, ResName, Snapshot};
 
 /// What only this machine's kernel knows.
 pub fn machine(ctx: &Ctx, snap: &Snapshot) -> Machine {
-    let mut m = Machine {
-        dev_dir: ctx.env.dev_dir.display().to_string(),
-        root: ctx.env.root.display().to_string(),
-        real_time: Stamp::real_time().secs(),
+    Machine {
         mounts: mounts(),
         status_files: status_files(&ctx.env.root, snap),
-        ..Machine::default()
-    };
-    for res in snap.resources() {
-        let device = crate::plan::device_name(snap, &res, &ctx.env.host);
-        if ctx.env.dev_dir.join(device).exists() {
-            m.devices.push(res.to_string());
-        }
-        if let Some(disk) = snap.text(&Key::Data(res.clone(), ctx.env.host.clone())) {
-            use std::os::unix::fs::FileTypeExt;
-            let usable = std::fs::metadata(Path::new(disk))
-                .is_ok_and(|m| m.file_type().is_block_device() || m.is_file());
-            if usable {
-                m.disks_present.push(disk.to_string());
-            }
-        }
+        ..mars_facts::machine(&ctx.env, snap)
     }
-    m
 }
 
 /// A final newline is added; nothing stays nothing.
@@ -81,7 +62,7 @@ pub fn view(
     args: &[String],
 ) -> Done {
     let mut snap = ctx.snapshot()?;
-    crate::live::refresh(&ctx.env, &mut snap, ctx.tree.clock().now());
+    mars_facts::refresh(&ctx.env, &mut snap, ctx.tree.clock().now());
     let view = ctx.view(&snap);
     let machine = machine(ctx, &snap);
     let frame = Frame {
@@ -106,7 +87,7 @@ pub fn view(
 }
 
 /// Predefined variables beside those that the facts give (macro-language.md 3.8).
-fn variables(ctx: &Ctx, snap: &Snapshot, name: &str) -> Variables {
+pub fn variables(ctx: &Ctx, snap: &Snapshot, name: &str) -> Variables {
     let timeout = match ctx.opts.limit(TIMEOUT_SECS) {
         Some(t) => t.as_secs().to_string(),
         None => "-1".to_string(),

@@ -3,50 +3,51 @@
 //! Requests are answered in any order and from any thread. The engine's thread only takes note in `done`; `flush` writes the answers
 //! to `/dev/fuse`, which copies 16 bytes and never waits.
 
+use super::proto::{self, Attr, Op, REQUEST_MAX, Request};
+use super::session::Channel;
 use crate::buffer::Buffer;
 use crate::pool::Pool;
 use crate::sys::Pages;
 use crate::{Answers, Backend, IoResult, Ticket};
-use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyWrite, Request, WriteFlags,
-};
 use std::cell::RefCell;
-use std::ffi::OsStr;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-/// The only file.
-const FILE: INodeNo = INodeNo(2);
-/// Largest request.
-const REQUEST_MAX: u32 = 1 << 20;
-/// Requests that the kernel may have open here; loop has 128.
-const BACKGROUND: u16 = 256;
-/// Nothing is cached: the size may grow.
-const TTL: Duration = Duration::ZERO;
+// The inodes have the same numbers in every process, and none needs a handle: who continues a connection needs to know nothing of the process
+// before.
+const ROOT: u64 = 1;
+/// The only file: the device.
+pub(crate) const FILE: u64 = 2;
+/// `mars`: so that the path of the file inside the file system, which udev sees as the backing file of the loop device, is the name of the
+/// device below `/dev`.
+const DIRECTORY: u64 = 3;
+const DIRECTORY_NAME: &str = "mars";
 
-enum Reply {
-    Write(ReplyWrite, u32),
-    Empty(ReplyEmpty),
+/// Path of the file inside the file system.
+pub(crate) fn file_path(device: &str) -> String {
+    format!("{DIRECTORY_NAME}/{device}")
+}
+
+/// A request that is answered later.
+struct Reply {
+    unique: u64,
+    /// Length of a write.
+    len: Option<u32>,
 }
 
 impl Reply {
-    fn send(self, result: IoResult) {
-        match (self, result) {
-            (Reply::Write(reply, len), Ok(())) => reply.written(len),
-            (Reply::Empty(reply), Ok(())) => reply.ok(),
-            (Reply::Write(reply, _), Err(e)) => reply.error(Errno::from_i32(e)),
-            (Reply::Empty(reply), Err(e)) => reply.error(Errno::from_i32(e)),
+    fn send(&self, channel: &Channel, result: IoResult) {
+        match (result, self.len) {
+            (Ok(()), Some(len)) => channel.answer(self.unique, &proto::write_out(len)),
+            _ => channel.result(self.unique, result),
         }
     }
 }
 
 #[derive(Default)]
 struct State {
-    /// Open requests by tag; bounded by [`BACKGROUND`].
+    /// Open requests by tag; bounded by what INIT allows.
     open: Vec<Option<Reply>>,
     free: Vec<usize>,
     /// Finished, to be sent by `flush`.
@@ -67,13 +68,15 @@ impl State {
 
 /// What the file system shares with its owner.
 pub(crate) struct Requests {
+    channel: Arc<Channel>,
     state: Mutex<State>,
     cond: Condvar,
 }
 
 impl Requests {
-    pub(crate) fn new() -> Arc<Requests> {
+    pub(crate) fn new(channel: &Arc<Channel>) -> Arc<Requests> {
         Arc::new(Requests {
+            channel: Arc::clone(channel),
             state: Mutex::default(),
             cond: Condvar::new(),
         })
@@ -83,7 +86,8 @@ impl Requests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ticket(self: &Arc<Self>, reply: Reply) -> Ticket {
+    fn ticket(self: &Arc<Self>, unique: u64, len: Option<u32>) -> Ticket {
+        let reply = Reply { unique, len };
         let mut state = self.state();
         let tag = match state.free.pop() {
             Some(tag) => {
@@ -127,6 +131,12 @@ impl Requests {
         true
     }
 
+    /// The loop device has closed the file.
+    pub(crate) fn set_released(&self) {
+        self.state().released = true;
+        self.cond.notify_all();
+    }
+
     /// Waits until the loop device has closed the file.
     pub(crate) fn wait_released(&self, limit: Duration) -> bool {
         self.wait(limit, |s| s.released)
@@ -161,7 +171,7 @@ impl Answers for Requests {
             return;
         }
         for (reply, result) in finished {
-            reply.send(result);
+            reply.send(&self.channel, result);
         }
         self.cond.notify_all();
     }
@@ -183,85 +193,165 @@ thread_local! {
 }
 
 impl DeviceFs {
-    fn attr(&self, ino: INodeNo) -> Option<FileAttr> {
-        let (size, kind, perm, nlink) = match ino {
-            INodeNo::ROOT => (0, FileType::Directory, 0o700, 2),
-            FILE => (self.backend.size(), FileType::RegularFile, 0o600, 1),
-            _ => return None,
+    fn attr(&self, node: u64) -> Option<Attr> {
+        let directory = Attr {
+            node,
+            size: 0,
+            mode: libc::S_IFDIR | 0o700,
+            links: 2,
         };
-        Some(FileAttr {
-            ino,
-            size,
-            blocks: size / 512,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind,
-            perm,
-            nlink,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        })
+        match node {
+            ROOT | DIRECTORY => Some(directory),
+            FILE => Some(Attr {
+                node,
+                size: self.backend.size(),
+                mode: libc::S_IFREG | 0o600,
+                links: 1,
+            }),
+            _ => None,
+        }
+    }
+
+    fn lookup(&self, parent: u64, name: &[u8]) -> Option<Attr> {
+        match parent {
+            ROOT if name == DIRECTORY_NAME.as_bytes() => self.attr(DIRECTORY),
+            DIRECTORY if name == self.name.as_bytes() => self.attr(FILE),
+            _ => None,
+        }
     }
 
     /// Checks a range; EINVAL or ENOSPC.
-    fn check(&self, pos: u64, len: u64) -> Result<(), Errno> {
+    fn check(&self, pos: u64, len: u64) -> IoResult {
         if !pos.is_multiple_of(512) || !len.is_multiple_of(512) {
-            return Err(Errno::EINVAL);
+            return Err(libc::EINVAL);
         }
         if self.requests.is_cut() {
-            return Err(Errno::EIO);
+            return Err(libc::EIO);
         }
         match pos.checked_add(len) {
             Some(end) if end <= self.backend.size() => Ok(()),
-            _ => Err(Errno::ENOSPC),
+            _ => Err(libc::ENOSPC),
         }
     }
 
-    fn read_inline(&self, pos: u64, len: usize, reply: ReplyData) -> Option<ReplyData> {
+    /// Carries out a request, or has it carried out; it is answered then.
+    pub(crate) fn serve(&self, channel: &Channel, r: &Request<'_>) {
+        if let Err(errno) = self.try_serve(channel, r) {
+            channel.fail(r.unique, errno);
+        }
+    }
+
+    fn try_serve(&self, channel: &Channel, r: &Request<'_>) -> IoResult {
+        let unique = r.unique;
+        match r.op {
+            Op::Lookup(name) => {
+                let attr = self.lookup(r.node, name).ok_or(libc::ENOENT)?;
+                channel.answer(unique, &proto::entry_out(&attr));
+            }
+            Op::GetAttr => {
+                let attr = self.attr(r.node).ok_or(libc::ENOENT)?;
+                channel.answer(unique, &proto::attr_out(&attr));
+            }
+            Op::Open if r.node == FILE => channel.answer(unique, &proto::open_out()),
+            Op::Open => return Err(libc::EISDIR),
+            Op::Read { pos, len } => self.read(channel, unique, pos, len)?,
+            Op::Write { pos, data } => {
+                self.check(pos, data.len() as u64)?;
+                // At most REQUEST_MAX, so it fits.
+                let ticket = self.requests.ticket(unique, Some(data.len() as u32));
+                self.backend.write(pos, data, false, ticket);
+                self.backend.kick();
+            }
+            Op::Fsync => {
+                if self.requests.is_cut() {
+                    return Err(libc::EIO);
+                }
+                self.backend.flush(self.requests.ticket(unique, None));
+                self.backend.kick();
+            }
+            Op::Fallocate { pos, len, mode } => {
+                // Discard comes as PUNCH_HOLE, write-zeroes as ZERO_RANGE.
+                let zeroes = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
+                if mode & zeroes as u32 == 0 {
+                    return Err(libc::EOPNOTSUPP);
+                }
+                self.check(pos, len)?;
+                let ticket = self.requests.ticket(unique, None);
+                self.backend.write_zeroes(pos, len, false, ticket);
+                self.backend.kick();
+            }
+            Op::StatFs => channel.answer(unique, &proto::statfs_out(self.backend.size())),
+            Op::Release => {
+                channel.answer(unique, &[]);
+                if r.node == FILE {
+                    self.requests.set_released();
+                }
+            }
+            Op::Forget => {}
+            // DESTROY ends the readers before it comes here.
+            Op::Init { .. } | Op::Destroy | Op::Other => return Err(libc::ENOSYS),
+        }
+        Ok(())
+    }
+
+    fn read(&self, channel: &Channel, unique: u64, pos: u64, len: u32) -> IoResult {
+        self.check(pos, u64::from(len))?;
+        if len > REQUEST_MAX {
+            return Err(libc::EINVAL);
+        }
+        let len = len as usize;
+        if !self.read_inline(channel, unique, pos, len)? {
+            self.read_slowly(unique, pos, len)?;
+        }
+        Ok(())
+    }
+
+    /// From memory; false when the device is needed.
+    fn read_inline(
+        &self,
+        channel: &Channel,
+        unique: u64,
+        pos: u64,
+        len: usize,
+    ) -> Result<bool, i32> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_none() {
                 *buffer = Pages::new(REQUEST_MAX as usize).ok();
             }
             let Some(buf) = buffer.as_mut().and_then(|b| b.get_mut(..len)) else {
-                return Some(reply);
+                return Ok(false);
             };
-            match self.backend.try_read(pos, buf) {
-                Ok(true) => reply.data(buf),
-                Ok(false) => return Some(reply),
-                Err(e) => reply.error(Errno::from_i32(e)),
+            let found = self.backend.try_read(pos, buf)?;
+            if found {
+                channel.answer(unique, buf);
             }
-            None
+            Ok(found)
         })
     }
 
     /// A read that waits for the device. One thread of the session does it itself, which saves waking another when requests come one at
     /// a time; meanwhile the others of the session use the pool.
-    fn read_slowly(&self, pos: u64, len: usize, reply: ReplyData) {
-        if !self.waits.swap(true, Ordering::Acquire) {
-            read_now(&*self.backend, pos, len, reply);
-            self.waits.store(false, Ordering::Release);
-            return;
-        }
+    fn read_slowly(&self, unique: u64, pos: u64, len: usize) -> IoResult {
         let (backend, requests) = (Arc::clone(&self.backend), Arc::clone(&self.requests));
+        if !self.waits.swap(true, Ordering::Acquire) {
+            read_now(&*backend, &requests.channel, unique, pos, len);
+            self.waits.store(false, Ordering::Release);
+            return Ok(());
+        }
         requests.state().reads += 1;
         let job = move || {
-            read_now(&*backend, pos, len, reply);
+            read_now(&*backend, &requests.channel, unique, pos, len);
             requests.state().reads -= 1;
             requests.cond.notify_all();
         };
-        if self.pool.run(job).is_err() {
-            // The job is dropped, and with it the reply, which says EIO by itself.
+        self.pool.run(job).map_err(|_| {
             self.requests.state().reads -= 1;
-        }
+            libc::EIO
+        })
     }
 }
 
-fn read_now(backend: &dyn Backend, pos: u64, len: usize, reply: ReplyData) {
+fn read_now(backend: &dyn Backend, channel: &Channel, unique: u64, pos: u64, len: usize) {
     let answer = Buffer::new(len)
         .map_err(|_| libc::ENOMEM)
         .and_then(|mut buf| {
@@ -269,144 +359,7 @@ fn read_now(backend: &dyn Backend, pos: u64, len: usize, reply: ReplyData) {
             Ok(buf)
         });
     match answer {
-        Ok(buf) => reply.data(buf.bytes()),
-        Err(e) => reply.error(Errno::from_i32(e)),
-    }
-}
-
-impl Filesystem for DeviceFs {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without it loop would wait for each request in turn. What the kernel lacks costs only speed.
-        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
-        let _ = config.set_max_background(BACKGROUND);
-        let _ = config.set_congestion_threshold(BACKGROUND);
-        let _ = config.set_max_write(REQUEST_MAX);
-        Ok(())
-    }
-
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.attr(FILE) {
-            Some(attr) if parent == INodeNo::ROOT && name == OsStr::new(&self.name) => {
-                reply.entry(&TTL, &attr, Generation(0));
-            }
-            _ => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attr(ino) {
-            Some(attr) => reply.attr(&TTL, &attr),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if ino != FILE {
-            reply.error(Errno::EISDIR);
-            return;
-        }
-        let flags = FopenFlags::FOPEN_DIRECT_IO
-            | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-            | FopenFlags::FOPEN_NOFLUSH;
-        reply.opened(FileHandle(0), flags);
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        if let Err(e) = self.check(offset, u64::from(size)) {
-            return reply.error(e);
-        }
-        let len = size as usize;
-        if let Some(reply) = self.read_inline(offset, len, reply) {
-            self.read_slowly(offset, len, reply);
-        }
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        if let Err(e) = self.check(offset, data.len() as u64) {
-            return reply.error(e);
-        }
-        // At most REQUEST_MAX, so it fits.
-        let ticket = self.requests.ticket(Reply::Write(reply, data.len() as u32));
-        self.backend.write(offset, data, false, ticket);
-        self.backend.kick();
-    }
-
-    fn release(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-        self.requests.state().released = true;
-        self.requests.cond.notify_all();
-    }
-
-    fn fsync(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        if self.requests.is_cut() {
-            return reply.error(Errno::EIO);
-        }
-        let ticket = self.requests.ticket(Reply::Empty(reply));
-        self.backend.flush(ticket);
-        self.backend.kick();
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        // Discard comes as PUNCH_HOLE, write-zeroes as ZERO_RANGE.
-        if mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) == 0 {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        if let Err(e) = self.check(offset, length) {
-            return reply.error(e);
-        }
-        let ticket = self.requests.ticket(Reply::Empty(reply));
-        self.backend.write_zeroes(offset, length, false, ticket);
-        self.backend.kick();
-    }
-
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        // The block size becomes the granularity of discards.
-        reply.statfs(self.backend.size() / 4096, 0, 0, 1, 0, 4096, 255, 4096);
+        Ok(buf) => channel.answer(unique, buf.bytes()),
+        Err(e) => channel.fail(unique, e),
     }
 }

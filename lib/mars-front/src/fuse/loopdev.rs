@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 /// Attempts to win a free device against other processes.
 const ATTEMPTS: usize = 64;
 
-/// A loop device held by this process. It lives as long as somebody has it open, so that nothing is left when the process dies.
+/// A loop device. It is either *held*: this process has it open, and it goes away with its last opener, so that nothing is left when the process dies. Or
+/// it *stays*: nobody needs to have it open. Then this process must not: the last close writes the cache back, and with a process that dies it would
+/// wait for answers that only the next process can give.
 pub(crate) struct LoopDevice {
     /// `/dev/loopN`.
     pub(crate) path: PathBuf,
@@ -20,7 +22,7 @@ pub(crate) struct LoopDevice {
     rdev: u64,
     /// Device and inode of the backing file.
     backing: (u64, u64),
-    file: File,
+    held: Option<File>,
 }
 
 fn open(path: &Path, flags: i32) -> io::Result<File> {
@@ -52,7 +54,7 @@ impl LoopDevice {
                         path,
                         rdev,
                         backing,
-                        file,
+                        held: Some(file),
                     });
                 }
                 // Another process has taken it meanwhile.
@@ -71,9 +73,60 @@ impl LoopDevice {
         ))
     }
 
-    /// Takes over the new size of the backing file.
+    /// A device that another process has let stay on this backing file. `None` when it is gone. The file system below must answer already.
+    pub(crate) fn adopt(number: u32, backing: (u64, u64)) -> io::Result<Option<LoopDevice>> {
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let file = open(&path, 0)?;
+        if sys::loop_backing(file.as_fd()) != Ok(backing) {
+            return Ok(None);
+        }
+        Ok(Some(LoopDevice {
+            path,
+            rdev: file.metadata()?.rdev(),
+            backing,
+            held: None,
+        }))
+    }
+
+    /// Number, and device of the backing file: what [`LoopDevice::adopt`] needs.
+    pub(crate) fn identity(&self) -> (u32, u64) {
+        // libc's number is wider than the kernel's.
+        (nix::sys::stat::minor(self.rdev) as u32, self.backing.0)
+    }
+
+    /// Runs with the open device. The file system below must answer.
+    fn with<R>(&self, f: impl FnOnce(&File) -> nix::Result<R>) -> io::Result<R> {
+        Ok(match &self.held {
+            Some(file) => f(file)?,
+            None => f(&open(&self.path, 0)?)?,
+        })
+    }
+
+    /// From now on it goes away with its last opener, at the earliest with this process.
+    pub(crate) fn hold(&mut self) -> io::Result<()> {
+        if self.held.is_none() {
+            let file = open(&self.path, 0)?;
+            sys::loop_set_autoclear(file.as_fd(), true)?;
+            self.held = Some(file);
+        }
+        Ok(())
+    }
+
+    /// From now on it stays.
+    pub(crate) fn let_stay(&mut self) -> io::Result<()> {
+        if let Some(file) = &self.held {
+            sys::loop_set_autoclear(file.as_fd(), false)?;
+            self.held = None;
+        }
+        Ok(())
+    }
+
+    /// Makes the kernel look at the size of the backing file (its attributes are not cached), and takes over the new size.
     pub(crate) fn grow(&self) -> io::Result<()> {
-        Ok(sys::loop_set_capacity(self.file.as_fd())?)
+        self.with(|file| {
+            sys::loop_backing(file.as_fd())?;
+            sys::loop_set_capacity(file.as_fd())
+        })
     }
 
     /// Claims the device exclusively: from then on nobody can mount it or claim it. EBUSY when it is mounted, swapped on, or part of
@@ -98,13 +151,13 @@ impl LoopDevice {
                 path,
                 rdev,
                 backing,
-                file,
+                held: Some(file),
             })),
             _ => Ok(None),
         }
     }
 
-    /// Lets go. The kernel writes its cache back and clears the device when nobody else has it open.
+    /// Lets go of a device that is held. The kernel writes its cache back and clears the device when nobody else has it open.
     pub(crate) fn close(self) -> ClosedLoop {
         ClosedLoop {
             path: self.path,
@@ -161,6 +214,19 @@ impl LoopDevice {
             .flatten()
             .filter(uses)
             .count() as u64
+    }
+}
+
+/// Frees a device whose file system has died with a process that let it stay. One that lives is another's by now.
+pub(crate) fn clear_dead(number: u32) {
+    let cleared = open(Path::new(&format!("/dev/loop{number}")), 0).and_then(|file| {
+        if sys::loop_backing(file.as_fd()) == Err(Errno::ENOTCONN) {
+            sys::loop_clear(file.as_fd())?;
+        }
+        Ok(())
+    });
+    if let Err(e) = cleared {
+        tracing::debug!("/dev/loop{number}: {e}");
     }
 }
 

@@ -136,6 +136,11 @@ impl<'w> Run<'w> {
         self.vars.get(name).map_or("", String::as_str)
     }
 
+    /// All variables, when the evaluation is over.
+    pub fn into_variables(self) -> BTreeMap<String, String> {
+        self.vars
+    }
+
     pub(super) fn call_stack(&self) -> String {
         self.stack.join(",")
     }

@@ -13,6 +13,7 @@ mod model;
 mod plans;
 mod primary;
 mod progress;
+mod stack;
 mod states;
 mod units;
 

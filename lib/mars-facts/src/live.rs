@@ -1,8 +1,11 @@
 //! `view` of this host is exact: what its running daemons have put into the live pages goes over the links, which are written
 //! every few seconds at most.
-use crate::plan::actual;
 use mars_live::{FetchLive, LivePage, LiveRecord, LogLive, ReplayLive, SyncLive};
 use mars_tree::{HostEnv, HostName, Key, ReplayPos, ResName, Snapshot, Stamp};
+
+fn actual(res: &ResName, host: &HostName, name: &str) -> Key {
+    Key::Actual(res.clone(), host.clone(), name.to_string())
+}
 
 /// A sync is finished when its link says so, not before; this much stays open.
 const BLOCK: u64 = 64 << 10;

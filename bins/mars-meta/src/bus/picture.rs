@@ -1,0 +1,116 @@
+//! The tree as it was last seen, kept up to date by single paths, and the live pages that go over it.
+use super::News;
+use mars_live::{LivePage, Part, Watch};
+use mars_tree::{FileMeta, HostEnv, Key, ResName, Snapshot, Stamp, Tree};
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+/// Which sections are worth watching, by the key that says that their daemon works.
+const SECTIONS: [(&str, Part); 4] = [
+    ("if-on", Part::Log),
+    ("is-copying", Part::Fetch),
+    ("is-replaying", Part::Replay),
+    ("is-syncing", Part::Sync),
+];
+
+/// What is known.
+pub(super) struct Picture {
+    snap: Snapshot,
+    watch: Arc<Watch>,
+    watched: BTreeSet<(ResName, Part)>,
+}
+
+fn file(tree: &Tree, path: &str) -> Option<FileMeta> {
+    let meta = std::fs::symlink_metadata(tree.root().join(path)).ok()?;
+    let nanos = u64::try_from(meta.mtime_nsec()).unwrap_or(0);
+    let secs = u64::try_from(meta.mtime()).unwrap_or(0);
+    meta.is_file().then(|| FileMeta {
+        size: meta.len(),
+        mtime: Stamp::from_nanos(secs.saturating_mul(1_000_000_000).saturating_add(nanos)),
+    })
+}
+
+fn is_log(path: &str) -> bool {
+    matches!(Key::parse(path), Key::Log(..))
+}
+
+impl Picture {
+    pub(super) fn new(watch: Arc<Watch>) -> Picture {
+        Picture {
+            snap: Snapshot::default(),
+            watch,
+            watched: BTreeSet::new(),
+        }
+    }
+
+    /// Takes over what changed; false when not everything could be read.
+    pub(super) fn update(&mut self, tree: &Tree, news: News) -> bool {
+        if news.all {
+            return match tree.snapshot() {
+                Ok(snap) => {
+                    self.snap = snap;
+                    true
+                }
+                Err(e) => {
+                    tracing::debug!("{e}");
+                    false
+                }
+            };
+        }
+        let mut is_complete = true;
+        for path in news.paths {
+            if is_log(&path) {
+                match file(tree, &path) {
+                    Some(meta) => self.snap.files.insert(path, meta),
+                    None => self.snap.files.remove(&path),
+                };
+                continue;
+            }
+            match tree.read(&Key::parse(&path)) {
+                Ok(Some(link)) => {
+                    self.snap.links.insert(path, link);
+                }
+                Ok(None) => {
+                    self.snap.links.remove(&path);
+                }
+                Err(e) => {
+                    tracing::debug!("{path}: {e}");
+                    is_complete = false;
+                }
+            }
+        }
+        // Nobody tells when they grow.
+        for (path, meta) in &mut self.snap.files {
+            if let Some(now) = file(tree, path) {
+                *meta = now;
+            }
+        }
+        is_complete
+    }
+
+    /// With what running daemons say; from now on, they are listened to.
+    pub(super) fn look(&mut self, env: &HostEnv, now: Stamp) -> Snapshot {
+        let mut wanted = BTreeSet::new();
+        for res in self.snap.resources() {
+            for (name, part) in SECTIONS {
+                if self.snap.actual(&res, &env.host, name).unwrap_or(0) != 0
+                    && env.resource_run_dir(&res).join("live").is_file()
+                {
+                    wanted.insert((res.clone(), part));
+                }
+            }
+        }
+        if wanted != self.watched {
+            let pages = wanted.iter().filter_map(|(res, part)| {
+                let page = LivePage::open(&env.run_dir, res.as_str()).ok()?;
+                Some((page, *part))
+            });
+            self.watch.set(pages.collect());
+            self.watched = wanted;
+        }
+        let mut snap = self.snap.clone();
+        mars_facts::refresh(env, &mut snap, now);
+        snap
+    }
+}
