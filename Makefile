@@ -3,12 +3,15 @@ SHELL   := /bin/bash
 CARGO   ?= cargo
 PREFIX  ?= /usr
 DESTDIR ?=
-BINS    := marsadm mars-logger mars-fetch mars-replay mars-sync mars-meta
+# Where the programs to install and to pack are.
+BIN_DIR ?= target/release
+# They are built first, unless they are taken from elsewhere.
+BUILT   := $(if $(filter target/release,$(BIN_DIR)),build)
 
-.PHONY: help build demo test unit e2e fuzz lint bench soak install clean
+.PHONY: help build demo test unit e2e fuzz lint bench soak cluster cluster-shell install deb rpm clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build everything, optimised (target/release)
 	tests/setup.sh build
@@ -37,6 +40,16 @@ e2e: ## only the end-to-end tests
 	$(CARGO) build --workspace --all-targets --locked
 	$(CARGO) test --workspace --test layers --test licences --test three_hosts --test failover --test handover_empty --test fuse_ext4 --test power_cuts --test kill_nine --test damage --test damage_sweep --test errors_below --locked -- --nocapture
 
+cluster: ## only the scenarios on containers with real systemd (needs root)
+	tests/setup.sh cluster
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test -p mars-cluster --locked -- --nocapture --test-threads=1
+
+cluster-shell: ## a running cluster of two hosts in containers, and a shell on one of them (needs root)
+	tests/setup.sh cluster
+	$(CARGO) build --workspace --bins --locked
+	target/debug/mars-cluster shell
+
 fuzz: ## every fuzz target for FUZZ_SECONDS each (default 20)
 	tests/fuzz.sh
 
@@ -49,10 +62,16 @@ bench: build ## figures against peers in the same run, as one table (ONLY=row,..
 	tests/setup.sh bench
 	benches/bench.py target/release $(if $(ONLY),--only $(ONLY))
 
-install: build ## install binaries and units below DESTDIR and PREFIX (default /usr)
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -m 0755 $(addprefix target/release/,$(BINS)) $(DESTDIR)$(PREFIX)/sbin
-	install -m 0644 units/*.target units/*.service units/*.socket units/*.timer units/*.path $(DESTDIR)$(PREFIX)/lib/systemd/system
+install: $(BUILT) ## programs, units, manual pages, ... below DESTDIR and PREFIX (/usr); from BIN_DIR
+	packaging/install --bin-dir $(BIN_DIR) --destdir '$(DESTDIR)' --prefix '$(PREFIX)'
+
+deb: $(BUILT) ## Debian package in target/packages
+	tests/setup.sh package
+	packaging/build-deb --bin-dir $(BIN_DIR)
+
+rpm: $(BUILT) ## RPM in target/packages
+	tests/setup.sh package
+	packaging/build-rpm --bin-dir $(BIN_DIR)
 
 clean: ## remove build results
 	$(CARGO) clean

@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a target needs and that are missing. Usage: tests/setup.sh build|demo|test|bench
+# Installs the Debian packages that a target needs and that are missing. Usage: tests/setup.sh build|package|demo|cluster|test|bench
 set -euo pipefail
 
 build=(gcc)
 demo=("${build[@]}" libnbd-bin python3-libnbd qemu-utils e2fsprogs)
-test=("${demo[@]}" g++ fio xfsprogs fuse3 systemd dbus util-linux)
+package=("${build[@]}" binutils dpkg-dev rpm)
+cluster=("${package[@]}" e2fsprogs iproute2 mmdebstrap mount systemd-container util-linux)
+test=("${demo[@]}" "${cluster[@]}" g++ fio xfsprogs fuse3 systemd dbus lintian mandoc man-db udev bash-completion zsh fish)
 bench=("${test[@]}" nbdkit libnbd-dev rsync postgresql)
 
 case "${1:-}" in
 build) want=("${build[@]}") ;;
+package) want=("${package[@]}") ;;
 demo) want=("${demo[@]}") ;;
+cluster) want=("${cluster[@]}") ;;
 test) want=("${test[@]}") ;;
 bench) want=("${bench[@]}") ;;
 *)
-  echo "usage: $0 build|demo|test|bench" >&2
+  echo "usage: $0 build|package|demo|cluster|test|bench" >&2
   exit 2
   ;;
 esac
