@@ -66,7 +66,8 @@ impl Host {
 
     /// Waits for something that no event tells of.
     pub fn wait_for(&self, what: &str, mut cond: impl FnMut() -> bool) {
-        let end = Instant::now() + PATIENCE;
+        // The same line of a daemon is written once in 30 s, and its pauses grow.
+        let end = Instant::now() + 2 * PATIENCE;
         while !cond() {
             assert!(
                 Instant::now() < end,
