@@ -123,6 +123,8 @@ pub fn salvage(disk: &dyn DataDisk, data: &Generation) -> (Ranges, Option<io::Er
         lost: Vec::new(),
         error: None,
     };
+    // What earlier attempts left in the cache fails here, or not at all; all of it is written again.
+    let _ = disk.flush();
     s.attempt(&units);
     (s.lost.into_iter().collect(), s.error)
 }
@@ -144,9 +146,10 @@ impl Salvage<'_> {
             self.lost.extend(units.iter().map(Unit::range));
             return;
         }
-        let done = units.iter().try_for_each(|u| u.write(self.disk));
-        // Also behind a failed write: what was written before it must not wait for a flush that fails for other reasons.
-        let done = done.and_then(|()| self.disk.flush());
+        let written = units.iter().try_for_each(|u| u.write(self.disk));
+        // Also behind a failed write: what an attempt leaves in the cache must not fail the flush of the next one.
+        let flushed = self.disk.flush();
+        let done = written.and(flushed);
         let Err(e) = done else { return };
         self.failures += 1;
         self.error.get_or_insert(e);
@@ -240,6 +243,22 @@ mod tests {
             assert_eq!(durable.len(), 16 + 16 + 100 - 4);
             assert!(!durable.contains_key(&3) && durable[&4] == 1 && durable[&42] == 2);
         }
+    }
+
+    /// Something older in the cache, at a place that has gone bad, fails the next flush whatever that one is for.
+    #[test]
+    fn what_is_left_in_the_cache_costs_nobody_else_his_place() {
+        let disk = Bad {
+            bad: vec![40, 300],
+            in_flush: true,
+            ..Bad::default()
+        };
+        disk.put(40 * 512, &[7; 512]).unwrap();
+        let mut data = Generation::new();
+        data.write(8 * 512, &[1; 512]);
+        let (lost, e) = salvage(&disk, &data);
+        assert!(lost.is_empty() && e.is_none(), "{lost:?}");
+        assert_eq!(disk.sectors.lock().unwrap().0.get(&8), Some(&1));
     }
 
     #[test]
