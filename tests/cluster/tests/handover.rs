@@ -205,7 +205,7 @@ fn handover_of_postgresql_under_pgbench() {
     template(&c, "bench-@escvar{res}.service", PGBENCH);
     alpha.marsadm(&["set-systemd-unit", "pg", "bench-pg.service", "srv-pg.mount"]);
     wait_served(&c, alpha);
-    back_and_forth(&c, "pg", "PostgreSQL under pgbench", 4);
+    back_and_forth(&c, "pg", "PostgreSQL under pgbench", 10);
     let script = "install -d -o postgres /run/postgresql
         as() { setpriv --reuid=postgres --regid=postgres --clear-groups \"$@\"; }
         as /usr/lib/postgresql/15/bin/pg_ctl -D /mnt/pg -w start >/dev/null
