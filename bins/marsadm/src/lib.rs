@@ -4,6 +4,7 @@ mod cmd;
 mod complete;
 mod ctx;
 mod error;
+mod lock;
 mod net;
 mod out;
 mod plan;

@@ -1,15 +1,13 @@
 //! The reconciler: wanted units against running ones, then facts that no running daemon owns (`marsadm systemd-trigger`).
 use crate::ctx::Ctx;
 use crate::error::{CmdError, Done};
+use crate::lock::lock;
 use crate::plan::actual;
 use mars_disk::Disk;
 use mars_policy::{Unit, View, stack_holds_device, wanted_units};
 use mars_tree::{Batch, HostName, Key, ResName, Snapshot, TodoSwitch, UnitManager};
 use mars_units::{Manager, UnitChange, UnitError, manager, plan};
-use nix::fcntl::{Flock, FlockArg};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -144,7 +142,7 @@ pub fn run(ctx: &Ctx, mode: Mode) -> Done<Report> {
 
 /// [`run`] through a unit manager that is there already.
 pub fn run_with(ctx: &Ctx, manager: &dyn Manager, mode: Mode) -> Done<Report> {
-    let _one_at_a_time = lock(ctx)?;
+    let _one_at_a_time = lock(&ctx.env.run_dir.join("reconcile.lock"))?;
     let mut report = Report::default();
     match mode {
         Mode::Normal => {}
@@ -291,18 +289,4 @@ fn commit_facts(ctx: &Ctx, manager: &dyn Manager, usable: &BTreeSet<ResName>) ->
     ctx.tree
         .commit(&set_attached(&snap, host, &running, usable))?;
     Ok(())
-}
-
-fn lock(ctx: &Ctx) -> Done<Flock<std::fs::File>> {
-    let path = ctx.env.run_dir.join("reconcile.lock");
-    let failed = |e: std::io::Error| CmdError::Failed(format!("{}: {e}", path.display()));
-    std::fs::create_dir_all(&ctx.env.run_dir).map_err(failed)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
 }

@@ -3,6 +3,7 @@ use crate::cmd::macros::Shell;
 use crate::cmd::view::{machine, variables};
 use crate::ctx::Ctx;
 use crate::error::{CmdError, Done, refuse};
+use crate::lock::lock;
 use crate::out;
 use crate::reconcile::Report;
 use mars_macro::{Limits, Machine, Outside, Scope, Session, Source, Variables};
@@ -12,9 +13,6 @@ use mars_units::template::{
     Generation, Macros, Op, Step, TemplateEnv, Wanted, carry_out, is_script, keyword, plan,
 };
 use mars_units::{Manager, UnitFileState};
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -84,7 +82,8 @@ fn try_generate(
     let lock = if ctx.opts.dry_run {
         None
     } else {
-        Some(lock(ctx)?)
+        // One process writes files at a time.
+        Some(lock(&ctx.env.run_dir.join("templates.lock"))?)
     };
     if let Some(caller) = recursive_caller(&env)? {
         return Ok(Report {
@@ -125,21 +124,6 @@ fn try_generate(
     carry(starts);
     keep_up(&generation, manager, &mut report);
     Ok(report)
-}
-
-/// One process writes files at a time.
-fn lock(ctx: &Ctx) -> Done<Flock<File>> {
-    let path = ctx.env.run_dir.join("templates.lock");
-    let failed = |e: std::io::Error| CmdError::Failed(format!("{}: {e}", path.display()));
-    std::fs::create_dir_all(&ctx.env.run_dir).map_err(failed)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
 }
 
 /// Starts what should always run and does not. A unit that failed, or that somebody disabled, is left to the administrator.
