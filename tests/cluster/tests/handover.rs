@@ -172,6 +172,9 @@ fn handover_refused_while_a_shell_sits_in_the_mount() {
         "alpha"
     );
 
+    let story = alpha.sh("journalctl -o cat MARS_RESOURCE=sits MARS_EVENT=stack-failed");
+    assert!(story.contains("unit srv-sits.mount: "), "{story}");
+
     alpha.ok(&["systemctl", "stop", "sitter.service"]);
     beta.marsadm(&["primary", "sits"]);
     wait_served(&c, beta);

@@ -10,14 +10,12 @@ pub use supervise::supervise;
 pub use unit::{failure, stop_all};
 
 use crate::plan::{actual, device_name};
+use mars_daemon::events;
 use mars_policy::{Stack, StackAction, View, Want, stack_action};
 use mars_tree::{Batch, HostEnv, HostName, Key, ResName, Snapshot, Tree, Watcher};
 use mars_units::Manager;
 use mars_units::template::TemplateEnv;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Exit status in `systemd-status-*`: done.
@@ -61,20 +59,17 @@ pub fn any_controlled(snap: &Snapshot, host: &HostName) -> bool {
         .any(|res| Stack::of(snap, res).is_controlled())
 }
 
-/// Locks a file, waiting for others.
-fn lock(path: &Path) -> Result<Flock<File>, String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(failed)?;
+/// To the journal when it is news: every change of the tree may try again.
+fn tell_failure(snap: &Snapshot, res: &ResName, key: &Key, unit: &str, code: u8, why: &[String]) {
+    if code == OK || snap.number(key) == Some(code.into()) {
+        return;
     }
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
+    let why = why.join("; ");
+    let why = why
+        .strip_prefix(unit)
+        .and_then(|w| w.strip_prefix(": "))
+        .unwrap_or(&why);
+    events::stack_failed(res, unit, &crate::error::one_line(why));
 }
 
 impl Worker<'_> {
@@ -106,7 +101,7 @@ impl Worker<'_> {
 
     fn try_work(&self, res: &ResName, out: &mut Outcome) -> Result<(), String> {
         let path = self.env.resource_run_dir(res).join("stack.lock");
-        let _one_at_a_time = lock(&path)?;
+        let _one_at_a_time = crate::lock::lock(&path).map_err(|e| e.to_string())?;
         let tree = Tree::open(self.env).map_err(|e| e.to_string())?;
         let snap = self.snapshot(&tree, res)?;
         let host = &self.env.host;
@@ -116,12 +111,16 @@ impl Worker<'_> {
             StackAction::Nothing => {}
             StackAction::Start(name) => {
                 let code = unit::start(self.templates, self.manager, &name, out);
-                batch.set_if_changed(status_key(res, "start", host), code);
+                let key = status_key(res, "start", host);
+                tell_failure(&snap, res, &key, &name, code, &out.errors);
+                batch.set_if_changed(key, code);
             }
             StackAction::Stop(name) => {
                 let before = out.errors.len();
                 let code = unit::stop(self.templates, self.manager, &name, out);
-                batch.set_if_changed(status_key(res, "stop", host), code);
+                let key = status_key(res, "stop", host);
+                tell_failure(&snap, res, &key, &name, code, &out.errors[before..]);
+                batch.set_if_changed(key, code);
                 held = self.who_holds(&tree, res, out.errors.get(before))?;
             }
         }
