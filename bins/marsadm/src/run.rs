@@ -1,6 +1,6 @@
 //! From the command line to the exit status: checks common to all commands, resources, phases (marsadm-commands.md 1.5, 1.6).
 use crate::cli::{Invocation, Options, definition};
-use crate::cmd::{COMMANDS, Command, ResArg, Run, config, find, macros, view};
+use crate::cmd::{self, Command, ResArg, Run, config, find, macros, view};
 use crate::complete::complete;
 use crate::ctx::Ctx;
 use crate::error::{Done, EXIT_FAILED, EXIT_OK, nearest, refuse, show, usage};
@@ -108,7 +108,7 @@ fn usage_line(c: &Command) -> String {
 
 /// The commands that are listed.
 pub fn listed() -> impl Iterator<Item = &'static Command> {
-    COMMANDS.iter().filter(|c| !c.help.is_empty())
+    cmd::all().filter(|c| !c.help.is_empty())
 }
 
 /// `NAME RES ARGS`
@@ -553,12 +553,12 @@ mod tests {
 
     #[test]
     fn command_names_are_unique_and_complete() {
-        let mut names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
+        let mut names: Vec<&str> = cmd::all().map(|c| c.name).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
-        for c in COMMANDS {
+        for c in cmd::all() {
             assert!(c.min <= c.max, "{}", c.name);
         }
     }
