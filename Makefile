@@ -8,6 +8,9 @@ BIN_DIR ?= target/release
 # They are built first, unless they are taken from elsewhere.
 BUILT   := $(if $(filter target/release,$(BIN_DIR)),build)
 
+# Where a test fails is in its message; `make unit RUST_BACKTRACE=1` says more.
+export RUST_BACKTRACE := 0
+
 .PHONY: help build demo test unit e2e fuzz lint bench soak cluster cluster-shell install deb rpm clean
 
 help: ## list the targets

@@ -220,11 +220,7 @@ impl Host {
 
     /// Process id of its systemd.
     pub fn leader(&self) -> Option<i32> {
-        self.running
-            .lock()
-            .expect("lock")
-            .as_ref()
-            .map(|r| r.leader)
+        self.running().as_ref().map(|r| r.leader)
     }
 
     /// A command line to be run inside, not started yet.
