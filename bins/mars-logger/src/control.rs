@@ -9,6 +9,7 @@ use mars_front::Front;
 use mars_tree::{HostName, Key, LogName, ResName, Tree, TreeEvent, Watcher};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ const LEAVE_PAUSE: Duration = Duration::from_millis(100);
 /// Shutdown: users of the device get so long to end. Services with a stop time of their own come before their mount.
 const GOING_DOWN: Duration = Duration::from_secs(600);
 
+/// Shutdown: as long as systemd may take to hear of a mount.
+const UNMOUNT: Duration = Duration::from_secs(1);
+
 /// Why the loop ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -48,6 +52,8 @@ pub struct Control<'a> {
     pub stop: &'a Stop,
     /// What the stop request means; asked once, when it has come.
     pub why: &'a dyn Fn() -> Why,
+    /// Has file systems unmounted while the host goes down.
+    pub unmount: &'a dyn Fn(&[PathBuf]),
     /// Tree.
     pub tree: &'a Tree,
     /// Resource.
@@ -95,6 +101,8 @@ struct Progress {
     resume_at: Instant,
     /// What the stop request means, and since when it is known.
     why: Option<(Why, Instant)>,
+    /// When to ask again for what is mounted to be unmounted; nobody has been asked yet.
+    unmount_at: Option<Instant>,
     /// Grows while logging fails again and again: every resumption leaves another hole behind.
     resume_pause: Duration,
 }
@@ -124,6 +132,7 @@ impl Control<'_> {
             resume_at: now,
             resume_pause: RETRY,
             why: None,
+            unmount_at: None,
         };
         let mut look = true;
         loop {
@@ -163,6 +172,9 @@ impl Control<'_> {
             if let Some(at) = p.leave_at {
                 timeout = timeout.min(at.saturating_duration_since(Instant::now()));
             }
+            if let Some((Why::Shutdown, _)) = p.why {
+                timeout = timeout.min(UNMOUNT);
+            }
             look = self.sleep(watcher, timeout, &mut p)?;
             if let Some(d) = self.daemon {
                 d.progress();
@@ -173,16 +185,7 @@ impl Control<'_> {
     /// Whether the stop request ends the loop now.
     fn ends(&self, p: &mut Progress) -> Option<Ended> {
         let in_use = self.engine.status().openers > 0;
-        let (why, since) = *p.why.get_or_insert_with(|| {
-            let why = (self.why)();
-            if let (Why::Shutdown, true, Some(front)) = (why, in_use, &self.front) {
-                let device = front.target().display();
-                tracing::info!(
-                    "the host goes down, but {device} is in use: serving until it is closed"
-                );
-            }
-            (why, Instant::now())
-        });
+        let (why, since) = *p.why.get_or_insert_with(|| ((self.why)(), Instant::now()));
         match why {
             Why::Stop => Some(Ended::Stop),
             Why::Restart => Some(Ended::Restart),
@@ -190,7 +193,28 @@ impl Control<'_> {
             Why::Unknown if in_use => Some(Ended::Restart),
             Why::Unknown => Some(Ended::Stop),
             // What is mounted by hand is unmounted at the same time, and not before.
-            Why::Shutdown => (since.elapsed() >= GOING_DOWN).then_some(Ended::Stop),
+            Why::Shutdown => {
+                if in_use && p.unmount_at.is_none_or(|at| at <= Instant::now()) {
+                    self.unmount(p.unmount_at.is_none());
+                    p.unmount_at = Some(Instant::now() + UNMOUNT);
+                }
+                (since.elapsed() >= GOING_DOWN).then_some(Ended::Stop)
+            }
+        }
+    }
+
+    /// The host goes down: nobody but systemd may have it mounted much longer.
+    fn unmount(&self, first: bool) {
+        let Some(front) = &self.front else { return };
+        if first {
+            let device = front.target().display();
+            tracing::info!(
+                "the host goes down, but {device} is in use: serving until it is closed"
+            );
+        }
+        let mounts = mars_front::mount_points(front.target());
+        if !mounts.is_empty() {
+            (self.unmount)(&mounts);
         }
     }
 

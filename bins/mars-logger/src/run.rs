@@ -406,6 +406,7 @@ impl Primary<'_> {
             daemon: Some(daemon),
             stop: &daemon.stop,
             why: &|| stopping::ask(res),
+            unmount: &stopping::unmount,
             tree,
             res,
             me,

@@ -1,6 +1,8 @@
 //! Why this process is asked to end: systemd sends the same signal for a stop, a restart and a shutdown, but its job list tells.
 use mars_policy::Unit;
 use mars_tree::ResName;
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -35,16 +37,32 @@ pub fn ask(res: &ResName) -> Why {
     }
 }
 
-/// The list of jobs. By program, because it also works without a bus, as late in a shutdown.
+/// Asks systemd to unmount. While it gets many mount events, as after a boot, it looks at them only once a second, and what it has not seen when a
+/// shutdown begins is not part of it. A mount that is being unmounted already makes no difference; nor does one that is still in use, which is to be
+/// asked for again later.
+pub fn unmount(directories: &[PathBuf]) {
+    let mut args: Vec<&OsStr> = ["stop", "--no-block", "--"].map(OsStr::new).to_vec();
+    args.extend(directories.iter().map(|d| d.as_os_str()));
+    if let Err(e) = systemctl(&args) {
+        tracing::warn!("systemctl stop: {e}");
+    }
+}
+
 fn jobs() -> std::io::Result<String> {
+    let args = [
+        "--no-pager",
+        "--no-legend",
+        "--plain",
+        "--full",
+        "list-jobs",
+    ];
+    systemctl(&args.map(OsStr::new))
+}
+
+/// What it prints. By program, because it also works without a bus, as late in a shutdown.
+fn systemctl(args: &[&OsStr]) -> std::io::Result<String> {
     let mut child = Command::new("systemctl")
-        .args([
-            "--no-pager",
-            "--no-legend",
-            "--plain",
-            "--full",
-            "list-jobs",
-        ])
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -77,6 +77,7 @@ fn leave(host: &Host, users: &Arc<Users>, script: impl FnOnce(&Waker) + Send) ->
             daemon: None,
             stop: &stop,
             why: &|| Why::Stop,
+            unmount: &|_| (),
             tree: &host.tree,
             res: &host.res,
             me: &host.me,

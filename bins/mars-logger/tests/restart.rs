@@ -89,7 +89,10 @@ impl Manager {
         let systemctl = dir.join("bin/systemctl");
         fs::write(
             &systemctl,
-            format!("#!/bin/sh\ncat {}/jobs\n", dir.display()),
+            format!(
+                "#!/bin/sh\ncd {}\nif [ \"$1\" = stop ]; then echo \"$*\" >>asked; [ ! -e unmount ] || . ./unmount; else cat jobs; fi\n",
+                dir.display()
+            ),
         )
         .unwrap();
         fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
@@ -468,6 +471,35 @@ fn shutdown_waits_for_the_users() {
     assert_eq!(m.stored(), 0);
     assert!(!m.log().contains("cut off"), "{}", m.log());
     run("e2fsck", &["-fn", m.host.disk_path().to_str().unwrap()]);
+}
+
+/// A mount that the service manager had not seen when the shutdown began: the logger asks for it until it is gone.
+#[test]
+fn shutdown_asks_for_unmounting() {
+    let mut m = Manager::new(16);
+    let mut child = m.start();
+    let device = fs::read_link(m.device()).unwrap();
+    run("mkfs.ext4", &["-q", device.to_str().unwrap()]);
+    let mounted = Mounted::new(&m.device(), m.path("my mount"));
+    fs::write(mounted.0.join("late"), vec![5; 100_000]).unwrap();
+    // It does not know the mount at first.
+    fs::write(
+        m.path("unmount"),
+        "if [ -e known ]; then umount \"$4\"; else touch known; exit 5; fi\n",
+    )
+    .unwrap();
+    m.signal(
+        &child,
+        "shutdown.target start waiting\n8 mars-logger@r.service stop",
+    );
+    eventually("the logger ends", || child.try_wait().unwrap().is_some());
+    assert!(child.wait().unwrap().success(), "{}", m.log());
+    let asked = fs::read_to_string(m.path("asked")).unwrap();
+    let line = format!("stop --no-block -- {}", mounted.0.display());
+    assert_eq!(asked.lines().collect::<Vec<_>>(), [&line, &line]);
+    assert!(!m.log().contains("cut off"), "{}", m.log());
+    run("e2fsck", &["-fn", m.host.disk_path().to_str().unwrap()]);
+    std::mem::forget(mounted);
 }
 
 /// A logger that cannot start while its device is in use keeps the users waiting, with growing pauses, and serves when it can, even when another

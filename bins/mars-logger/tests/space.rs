@@ -75,6 +75,7 @@ fn level_4_stops_logging_and_level_0_resumes_it() {
             daemon: None,
             stop: &stop,
             why: &|| Why::Stop,
+            unmount: &|_| (),
             tree: &host.tree,
             res: &host.res,
             me: &host.me,

@@ -122,6 +122,12 @@ pub fn sweep(env: &HostEnv, res: &ResName) {
     fuse::sweep(&env.resource_run_dir(res));
 }
 
+/// Where the host has a device mounted, the youngest mount first. Only what is mounted in the name space of its first process; empty when
+/// that cannot be seen.
+pub fn mount_points(device: &std::path::Path) -> Vec<std::path::PathBuf> {
+    fuse::mount_points(device)
+}
+
 /// Starts a front end: makes `DEV_DIR/DEVICE` a link to the device or socket. A stale link or socket of a dead daemon is replaced.
 pub fn start(
     kind: FrontKind,

@@ -237,18 +237,55 @@ pub(crate) struct ClosedLoop {
     backing: (u64, u64),
 }
 
-/// Counts the lines of a mountinfo file that belong to the device, by number or (btrfs has numbers of its own) by source.
-fn mounts_of(mountinfo: &str, rdev: u64, path: &str) -> u64 {
+/// The lines of a mountinfo file that belong to the device, by number or (btrfs has numbers of its own) by source.
+fn mount_lines<'a>(
+    mountinfo: &'a str,
+    rdev: u64,
+    path: &'a str,
+) -> impl Iterator<Item = &'a str> + use<'a> {
     let number = format!(
         "{}:{}",
         nix::sys::stat::major(rdev),
         nix::sys::stat::minor(rdev)
     );
-    let of_device = |line: &&str| {
+    mountinfo.lines().filter(move |line| {
         let (mount, source) = line.split_once(" - ").unwrap_or((line, ""));
         mount.split(' ').nth(2) == Some(&number) || source.split(' ').nth(1) == Some(path)
+    })
+}
+
+fn mounts_of(mountinfo: &str, rdev: u64, path: &str) -> u64 {
+    mount_lines(mountinfo, rdev, path).count() as u64
+}
+
+/// Where the first process of the host sees the device mounted, the youngest mount first. Empty when that cannot be seen.
+pub(crate) fn mount_points(device: &Path) -> Vec<PathBuf> {
+    let (Ok(info), Ok(meta)) = (fs::read("/proc/1/mountinfo"), fs::metadata(device)) else {
+        return Vec::new();
     };
-    mountinfo.lines().filter(of_device).count() as u64
+    let info = String::from_utf8_lossy(&info);
+    directories(&info, meta.rdev(), &device.to_string_lossy())
+}
+
+fn directories(mountinfo: &str, rdev: u64, path: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = mount_lines(mountinfo, rdev, path)
+        .filter_map(|line| Some(PathBuf::from(unescape(line.split(' ').nth(4)?))))
+        .collect();
+    found.reverse();
+    found
+}
+
+/// The kernel writes blank, tab, newline and backslash as three octal digits behind a backslash.
+fn unescape(text: &str) -> String {
+    let codes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    codes
+        .iter()
+        .fold(text.to_string(), |t, (code, c)| t.replace(code, c))
 }
 
 #[cfg(test)]
@@ -268,6 +305,17 @@ mod tests {
         assert_eq!(
             mounts_of(info, nix::sys::stat::makedev(7, 4), "/dev/loop4"),
             0
+        );
+    }
+
+    #[test]
+    fn mount_points_are_told_youngest_first() {
+        let info = "30 25 7:3 / /mnt/a rw shared:1 - ext4 /dev/loop3 rw\n\
+                    31 25 0:99 / /mnt/b\\040c\\134 rw - btrfs /dev/loop3 rw\n\
+                    33 25 7:3\n";
+        assert_eq!(
+            directories(info, nix::sys::stat::makedev(7, 3), "/dev/loop3"),
+            [Path::new("/mnt/b c\\"), Path::new("/mnt/a")]
         );
     }
 }

@@ -30,6 +30,8 @@ mod loopdev;
 mod proto;
 mod session;
 
+pub(crate) use loopdev::mount_points;
+
 use crate::link::DeviceLink;
 use crate::{Backend, Front, Keeper};
 use fs::{DeviceFs, Requests};
