@@ -36,7 +36,7 @@ lint: ## formatting and clippy, warnings are errors
 
 unit: ## unit, property, process and end-to-end tests
 	$(CARGO) build --workspace --all-targets --locked
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 e2e: ## only the end-to-end tests
 	tests/setup.sh test
