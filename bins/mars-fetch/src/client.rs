@@ -49,7 +49,7 @@ pub struct Client<'a> {
     /// Local file.
     pub copy: Arc<Copy>,
     /// What is being fetched, for the watcher.
-    target: Noted<LogName>,
+    target: Noted<Target>,
     peer: Option<Peer>,
     /// A log that ended at this length, according to its source.
     ended: Option<(LogName, u64)>,
@@ -78,10 +78,26 @@ pub fn plan(
     fetch_plan(&view, res)
 }
 
-/// Is this log (still) the one to fetch?
-fn is_wanted(env: &HostEnv, tree: &Tree, res: &ResName, log: &LogName) -> anyhow::Result<bool> {
+/// Is this log (still) the one to fetch, and the same source the best one?
+fn is_wanted(env: &HostEnv, tree: &Tree, res: &ResName, target: &Target) -> anyhow::Result<bool> {
     let snap = tree.snapshot_of(res)?;
-    Ok(plan(env, tree, &snap, res).is_ok_and(|p| p.log == *log))
+    Ok(plan(env, tree, &snap, res).is_ok_and(|p| Target::of(&p) == *target))
+}
+
+/// What is being fetched, and from whom best.
+#[derive(Clone, PartialEq, Eq)]
+struct Target {
+    log: LogName,
+    first: Option<HostName>,
+}
+
+impl Target {
+    fn of(p: &FetchPlan) -> Target {
+        Target {
+            log: p.log.clone(),
+            first: p.sources.first().map(|(h, _)| h.clone()),
+        }
+    }
 }
 
 /// Has replay found damage that nothing was done about yet? Then the copy is not worth being continued.
@@ -104,7 +120,7 @@ pub fn run(d: &Daemon, res: ResName) -> anyhow::Result<()> {
     let watcher = Watcher::resource(&tree, &res)?;
     let ctl = Arc::new(Control::default());
     let copy = Arc::new(Copy::new(LivePage::open(&d.env.run_dir, res.as_str())?));
-    let target: Noted<LogName> = Arc::default();
+    let target: Noted<Target> = Arc::default();
 
     let on_stop = Arc::clone(&ctl);
     d.stop.on_set(move || on_stop.stop());
@@ -142,7 +158,7 @@ fn start_watcher(
     watcher: Watcher,
     ctl: &Arc<Control>,
     copy: &Arc<Copy>,
-    (target, handled): (&Noted<LogName>, &Noted<Stamp>),
+    (target, handled): (&Noted<Target>, &Noted<Stamp>),
 ) -> anyhow::Result<()> {
     let (env, tree, res, stop) = (d.env.clone(), tree.clone(), res.clone(), d.stop.clone());
     let (ctl, copy) = (Arc::clone(ctl), Arc::clone(copy));
@@ -153,9 +169,9 @@ fn start_watcher(
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
-            target.map_or(Ok(false), |log| {
+            target.map_or(Ok(false), |target| {
                 Ok(!copy.is_current()
-                    || !is_wanted(&env, &tree, &res, &log)?
+                    || !is_wanted(&env, &tree, &res, &target)?
                     || is_damaged(&env, &tree, &res, &handled)?)
             })
         };
@@ -259,7 +275,7 @@ impl Client<'_> {
         }
     }
 
-    fn set_target(&self, log: Option<LogName>) {
+    fn set_target(&self, log: Option<Target>) {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = log;
     }
 
@@ -301,13 +317,14 @@ impl Client<'_> {
         let path = self.tree.path(&Key::Log(self.res.clone(), p.log.clone()));
         let file = open_copy(&path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut at = self.copy.start(&p.log, file)?;
-        self.set_target(Some(p.log.clone()));
+        let target = Target::of(p);
+        self.set_target(Some(target.clone()));
         let mut failed = None;
         for (i, (host, ip)) in p.sources.iter().enumerate() {
             if self.ctl.stopped() {
                 break;
             }
-            match self.stream(host, ip, &p.log, at, i == 0) {
+            match self.stream(host, ip, &target, at, i == 0) {
                 Ok(Ended::Complete(last)) => {
                     self.copy.complete()?;
                     at = self.copy.len();
@@ -340,7 +357,7 @@ impl Client<'_> {
                 }
             }
             // Interrupted, perhaps, because this log is not wanted any more: then no other source must be asked either.
-            if !self.copy.is_current() || !self.wants(&p.log)? || self.is_damaged()? {
+            if !self.copy.is_current() || !self.wants(&target)? || self.is_damaged()? {
                 return Ok(());
             }
         }
@@ -351,24 +368,24 @@ impl Client<'_> {
         is_damaged(&self.d.env, &self.tree, &self.res, &self.handled)
     }
 
-    fn wants(&self, log: &LogName) -> anyhow::Result<bool> {
-        is_wanted(&self.d.env, &self.tree, &self.res, log)
+    fn wants(&self, target: &Target) -> anyhow::Result<bool> {
+        is_wanted(&self.d.env, &self.tree, &self.res, target)
     }
 
     fn stream(
         &mut self,
         host: &HostName,
         ip: &str,
-        log: &LogName,
+        target: &Target,
         at: u64,
         best: bool,
     ) -> anyhow::Result<Ended> {
         let kept = self.peer.as_ref().is_some_and(|p| p.host == *host);
-        let result = self.stream_once(host, ip, log, at, best);
+        let result = self.stream_once(host, ip, target, at, best);
         if result.is_err() && kept && self.copy.len() == at && !self.ctl.stopped() {
             // A connection that was kept from the log before may have been cut meanwhile: that is no trouble of the source.
             self.hang_up();
-            return self.stream_once(host, ip, log, at, best);
+            return self.stream_once(host, ip, target, at, best);
         }
         result
     }
@@ -377,21 +394,27 @@ impl Client<'_> {
         &mut self,
         host: &HostName,
         ip: &str,
-        log: &LogName,
+        target: &Target,
         at: u64,
         best: bool,
     ) -> anyhow::Result<Ended> {
+        let log = &target.log;
         let (res, copy, d) = (self.res.clone(), Arc::clone(&self.copy), self.d);
         let tree = self.tree.clone();
         let handled = Arc::clone(&self.handled);
         let wanted = || {
-            Ok(is_wanted(&d.env, &tree, &res, log)? && !is_damaged(&d.env, &tree, &res, &handled)?)
+            Ok(is_wanted(&d.env, &tree, &res, target)?
+                && !is_damaged(&d.env, &tree, &res, &handled)?)
         };
-        let total = self
-            .tree
-            .snapshot_of(&self.res)?
-            .version(&self.res, log.nr, &log.host)
-            .map_or(0, |v| v.head.len);
+        let (links, of) = (self.tree.clone(), self.res.clone());
+        let known = move || -> anyhow::Result<u64> {
+            let snap = links.snapshot_of(&of)?;
+            Ok(snap
+                .version(&of, log.nr, &log.host)
+                .map_or(0, |v| v.head.len))
+        };
+        let total = known()?;
+        let behind = || Ok(*host != log.host && known()? > copy.len());
         let peer = self.connect(host, ip)?;
         // A change during the connecting interrupted nothing.
         if !wanted()? {
@@ -407,7 +430,7 @@ impl Client<'_> {
                 d.status(&status_line(log, host, copy.len(), total, copy.rate()));
             }
         };
-        peer.receive(best, &copy, wanted, tell)
+        peer.receive(best, behind, &copy, wanted, tell)
     }
 
     fn handled_at(&self) -> Option<Stamp> {

@@ -98,6 +98,7 @@ impl Feeds {
                         paths.iter().any(|p| {
                             p.strip_prefix(&dir)
                                 .is_some_and(|n| n.starts_with("version-") || n.starts_with("log-"))
+                                || p.starts_with("defaults")
                         })
                     }),
                     Err(e) => {

@@ -3,6 +3,8 @@ use crate::local::Copy;
 use crate::proto::{self, Want};
 use anyhow::{Context, bail};
 use mars_daemon::dial_member;
+use mars_log::FeatureMask;
+use mars_log::wire::Unwrapper;
 use mars_net::{FRAME_HEADER, Service, decode_frame_header, write_frame};
 use mars_tree::{HostEnv, HostName, LogName, ResName, Tree};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// A source that is not the best one is left after so much silence, to try the better ones again.
 const SECOND_BEST: Duration = Duration::from_secs(20);
+/// The best source may be one that was preferred and gets the log late itself: then another one is asked after so much silence.
+const BEHIND: Duration = Duration::from_secs(8);
 /// Read at once.
 const BUFFER: usize = 256 << 10;
 
@@ -44,6 +48,9 @@ pub struct Peer {
     /// Its name.
     pub host: HostName,
     stream: TcpStream,
+    /// It knows what packing we understand.
+    told: bool,
+    packed: Unwrapper,
 }
 
 impl Peer {
@@ -60,6 +67,8 @@ impl Peer {
         Ok(Peer {
             host: host.clone(),
             stream: conn.stream,
+            told: false,
+            packed: Unwrapper::default(),
         })
     }
 
@@ -75,16 +84,22 @@ impl Peer {
             log: log.clone(),
             offset,
         };
+        if !std::mem::replace(&mut self.told, true) {
+            let mask = FeatureMask::OURS.0.to_le_bytes();
+            write_frame(&mut self.stream, proto::ACCEPT, &mask)?;
+        }
         write_frame(&mut self.stream, proto::WANT, &want.encode())?;
         Ok(())
     }
 
-    /// Appends to the copy until the log ends. `best`: there is no better source than this. `wanted` is asked when everything that the
+    /// Appends to the copy until the log ends. `best`: there is no better source than this. `behind`: is more of the
+    /// log known than is here? `wanted` is asked when everything that the
     /// source has is here: the copy may have become complete, although this source does not know where the log ends. `tell` is called after
     /// each piece.
     pub fn receive(
         &mut self,
         best: bool,
+        behind: impl Fn() -> anyhow::Result<bool>,
         copy: &Copy,
         wanted: impl Fn() -> anyhow::Result<bool>,
         mut tell: impl FnMut(),
@@ -102,6 +117,11 @@ impl Peer {
                     last_data = Instant::now();
                     tell();
                 }
+                (proto::PACKED, n) => {
+                    self.packed(n, |b| copy.append(b))?;
+                    last_data = Instant::now();
+                    tell();
+                }
                 (proto::IDLE, n) => {
                     self.number(n)?;
                     copy.hurry();
@@ -110,6 +130,9 @@ impl Peer {
                         if !wanted()? {
                             return Ok(Ended::Again);
                         }
+                    }
+                    if best && last_data.elapsed() > BEHIND && behind()? {
+                        bail!("it has less of the log than others");
                     }
                     if !best && last_data.elapsed() > SECOND_BEST {
                         bail!("nothing new from a source that is not the best one");
@@ -129,6 +152,7 @@ impl Peer {
         loop {
             match self.frame_header()? {
                 (proto::DATA, n) => self.data(n, &mut buf, &mut write)?,
+                (proto::PACKED, n) => self.packed(n, &mut write)?,
                 (proto::IDLE, n) => {
                     self.number(n)?;
                     return Ok(Ended::Again);
@@ -147,8 +171,13 @@ impl Peer {
         let mut h = [0; FRAME_HEADER];
         let _waiting = mars_daemon::watchdog::waiting();
         self.stream.read_exact(&mut h)?;
-        let (kind, n) = decode_frame_header(&h, proto::DATA_MAX)?;
-        if kind != proto::DATA && n > proto::CONTROL_MAX {
+        let (kind, n) = decode_frame_header(&h, proto::PACKED_MAX)?;
+        let max = match kind {
+            proto::DATA => proto::DATA_MAX,
+            proto::PACKED => proto::PACKED_MAX,
+            _ => proto::CONTROL_MAX,
+        };
+        if n > max {
             bail!("frame of kind {kind} with {n} bytes");
         }
         Ok((kind, n))
@@ -178,6 +207,31 @@ impl Peer {
             left -= k;
         }
         Ok(())
+    }
+
+    /// Passes on what comes packed, checked.
+    fn packed(
+        &mut self,
+        n: usize,
+        mut write: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let waiting = mars_daemon::watchdog::waiting();
+        let body = self.body(n)?;
+        drop(waiting);
+        let before = self.packed.last;
+        let mut raw = Vec::new();
+        self.packed
+            .unwrap(&body, proto::DATA_MAX, &mut raw)
+            .context("damaged on the way: the digest does not fit")?;
+        if before.is_none()
+            && let Some((digest, compression)) = self.packed.last
+        {
+            tracing::info!(
+                "packed data from {}: net_digest={digest:?} net_compression={compression:?}",
+                self.host
+            );
+        }
+        write(&raw).context("writing the log file")
     }
 
     fn body(&mut self, n: usize) -> anyhow::Result<Vec<u8>> {

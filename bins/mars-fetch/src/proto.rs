@@ -6,7 +6,10 @@
 //!         Idle  u64 durable length here; at once when everything durable was sent, then at least every 5 s
 //!         End   u64 final length: the log is complete and everything was sent; the next Want may follow
 //!         Gone  text: this host cannot give the log; the next Want may follow
+//! client: Accept  u32 feature mask, before the first Want: data may come packed, with these digests and compressions
+//! server: Packed  as Data, in pieces with a digest each, compressed where that pays (`mars_log::wire`)
 //! ```
+//! Without a compression data come as Data: the records of a log have digests of their own.
 use mars_tree::{LogName, ResName};
 
 /// Port of the service above the base port.
@@ -23,10 +26,18 @@ pub const END: u8 = 4;
 /// Not here.
 pub const GONE: u8 = 5;
 
+/// Client understands packed data.
+pub const ACCEPT: u8 = 6;
+/// Bytes of the log, packed.
+pub const PACKED: u8 = 7;
+
 /// Largest body of a frame that is no data.
 pub const CONTROL_MAX: usize = 512;
 /// Largest data frame.
 pub const DATA_MAX: usize = 1 << 20;
+
+/// Largest frame of packed data.
+pub const PACKED_MAX: usize = mars_log::wire::wrapped_max(DATA_MAX);
 
 /// A request.
 #[derive(Clone, PartialEq, Eq, Debug)]

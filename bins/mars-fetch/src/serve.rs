@@ -4,12 +4,15 @@ use crate::proto::{self, Want};
 use crate::source::{Source, section};
 use anyhow::Context;
 use mars_daemon::{Daemon, ServiceSpec, serve_members};
+use mars_log::wire::wrap;
+use mars_log::{Compression, Digest, FeatureMask};
 use mars_net::{Conn, FrameError, Service, encode_frame_header, read_frame, write_frame};
 use mars_tree::{HostEnv, Tree};
 use nix::sys::socket::{MsgFlags, send};
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +46,7 @@ pub fn run(d: &Daemon, ip: Option<IpAddr>) -> anyhow::Result<()> {
 impl Server {
     fn serve(&self, conn: Conn) -> anyhow::Result<()> {
         let mut stream = conn.stream;
+        let mut accepted = None;
         loop {
             let frame = match read_frame(&mut stream, proto::CONTROL_MAX) {
                 Ok(f) => f,
@@ -50,18 +54,28 @@ impl Server {
                 Err(FrameError::Io(_)) => return Ok(()),
                 Err(e) => return Err(e.into()),
             };
+            if frame.kind == proto::ACCEPT && accepted.is_none() {
+                let mask = <[u8; 4]>::try_from(frame.body.as_slice()).context("damaged request")?;
+                accepted = Some(FeatureMask(u32::from_le_bytes(mask)));
+                continue;
+            }
             if frame.kind != proto::WANT {
                 anyhow::bail!("unexpected frame of kind {}", frame.kind);
             }
             let want = Want::decode(&frame.body).context("damaged request")?;
-            if let Some(reason) = self.stream(&mut stream, &want)? {
+            if let Some(reason) = self.stream(&mut stream, &want, accepted)? {
                 write_frame(&mut stream, proto::GONE, reason.as_bytes())?;
             }
         }
     }
 
     /// Sends a log until it ends (`None`) or cannot be given (the reason). Errors of the connection end it without a word in the journal.
-    fn stream(&self, stream: &mut TcpStream, want: &Want) -> anyhow::Result<Option<String>> {
+    fn stream(
+        &self,
+        stream: &mut TcpStream,
+        want: &Want,
+        accepted: Option<FeatureMask>,
+    ) -> anyhow::Result<Option<String>> {
         let mut source = match Source::open(&self.env, &self.tree, &want.res, &want.log) {
             Ok(s) => s,
             // Ordinary: not written or not fetched yet, or deleted already.
@@ -71,6 +85,7 @@ impl Server {
             Err(e) => return Ok(Some(format!("{} cannot be read: {e}", want.log))),
         };
         let feed = self.feeds.get(&want.res, section(&self.env, &want.log))?;
+        source.accepted = accepted;
         let sent = self.send(stream, want.offset, &mut source, &feed)?;
         Ok(match sent {
             Sent::End => None,
@@ -93,7 +108,11 @@ impl Server {
             let a = source.available(&self.env, &self.tree, feed, seen.tree)?;
             while at < a.durable {
                 let n = (a.durable - at).min(proto::DATA_MAX as u64);
-                if send_data(stream, source, at, n)? == Peer::Left {
+                let peer = match source.packing {
+                    Some(how) => send_packed(stream, source, at, n, how)?,
+                    None => send_data(stream, source, at, n)?,
+                };
+                if peer == Peer::Left {
                     return Ok(Sent::End);
                 }
                 at += n;
@@ -130,6 +149,27 @@ enum Sent {
 enum Peer {
     There,
     Left,
+}
+
+/// The same in pieces with digests, compressed.
+fn send_packed(
+    mut stream: &TcpStream,
+    source: &Source,
+    at: u64,
+    n: u64,
+    (digest, compression): (Digest, Compression),
+) -> anyhow::Result<Peer> {
+    let mut raw = vec![0; usize::try_from(n)?];
+    source
+        .file
+        .read_exact_at(&mut raw, at)
+        .context("reading the log file")?;
+    let mut body = Vec::with_capacity(raw.len());
+    wrap(digest, Some(compression), &raw, &mut body);
+    Ok(match write_frame(&mut stream, proto::PACKED, &body) {
+        Ok(()) => Peer::There,
+        Err(_) => Peer::Left,
+    })
 }
 
 /// Frame header and file content, without copying the content.

@@ -2,7 +2,8 @@
 use crate::facts::final_len;
 use crate::feed::{Feed, Section};
 use mars_live::{FetchLive, LogLive};
-use mars_log::valid_end;
+use mars_log::{Compression, Digest, FeatureMask, valid_end};
+use mars_policy::{common_features, net_compression, net_digest};
 use mars_tree::{HostEnv, Key, LogName, ResName, Snapshot, Tree};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,6 +26,10 @@ pub struct Source {
     res: ResName,
     log: LogName,
     own: bool,
+    /// What the client understands when data come packed.
+    pub accepted: Option<FeatureMask>,
+    /// How to pack data: only when compressing is wanted, as of `tree_seen`.
+    pub packing: Option<(Digest, Compression)>,
     /// Final length, and the length in the creator's version link; from the tree at `tree_seen`.
     last: Option<u64>,
     linked: u64,
@@ -59,6 +64,8 @@ impl Source {
             res: res.clone(),
             log: log.clone(),
             own: log.host == env.host,
+            accepted: None,
+            packing: None,
             last: None,
             linked: 0,
             tree_seen: None,
@@ -84,6 +91,11 @@ impl Source {
             let snap = tree.snapshot_of(&self.res)?;
             self.last = final_len(&snap, &self.res, &self.log);
             self.linked = linked_len(&snap, &self.res, &self.log);
+            self.packing = self.accepted.and_then(|mask| {
+                let common = common_features(&snap, snap.hosts()).and(mask);
+                let compression = net_compression(&snap, &env.host, common)?;
+                Some((net_digest(&snap, &env.host, common), compression))
+            });
             self.tree_seen = Some(tree_seen);
         }
         let durable = match (self.last, self.own) {

@@ -8,6 +8,7 @@ use mars_daemon::{Daemon, Stop, amount};
 use mars_front::Front;
 use mars_tree::{HostName, Key, LogName, ResName, Tree, TreeEvent, Watcher};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,8 +69,10 @@ pub struct Control<'a> {
     pub front: Option<&'a mut dyn Front>,
     /// Woken by the engine and by the stop request.
     pub waker: &'a Waker,
-    /// Bytes of the data disk.
-    pub disk_size: u64,
+    /// Bytes of the data disk, as it is now.
+    pub disk_size: &'a dyn Fn() -> io::Result<u64>,
+    /// Something changed that decides how records are written.
+    pub features_changed: &'a dyn Fn(),
 }
 
 #[derive(Debug)]
@@ -105,6 +108,9 @@ struct Progress {
     unmount_at: Option<Instant>,
     /// Grows while logging fails again and again: every resumption leaves another hole behind.
     resume_pause: Duration,
+    /// The size that the device shows, and why it does not show more although the tree says so.
+    shown: u64,
+    too_small: Option<String>,
 }
 
 impl Control<'_> {
@@ -133,7 +139,10 @@ impl Control<'_> {
             resume_pause: RETRY,
             why: None,
             unmount_at: None,
+            shown: mars_front::Backend::size(self.engine.as_ref()),
+            too_small: None,
         };
+        self.links.set_device_size(p.shown);
         let mut look = true;
         loop {
             if self.stop.is_set()
@@ -142,7 +151,7 @@ impl Control<'_> {
                 return Ok(ended);
             }
             if std::mem::take(&mut look) {
-                self.look_at_tree()?;
+                self.look_at_tree(&mut p)?;
             }
             self.count_openers(&mut p);
             let mut status = self.engine.status();
@@ -295,8 +304,16 @@ impl Control<'_> {
         }
         Ok(match watcher.wait(Some(Duration::ZERO))? {
             TreeEvent::Timeout => false,
-            TreeEvent::Rescan => true,
-            TreeEvent::Changed(paths) => paths.iter().any(|p| self.matters(p)),
+            TreeEvent::Rescan => {
+                (self.features_changed)();
+                true
+            }
+            TreeEvent::Changed(paths) => {
+                if paths.iter().any(|p| is_about_features(p, self.me)) {
+                    (self.features_changed)();
+                }
+                paths.iter().any(|p| self.matters(p))
+            }
         })
     }
 
@@ -304,9 +321,16 @@ impl Control<'_> {
         match Key::parse(path) {
             Key::Primary(r) | Key::Size(r) => r == *self.res,
             Key::Log(r, log) => r == *self.res && log.host == *self.me,
-            Key::HostActual(h, name) => h == *self.me && name == "emergency",
-            _ => false,
+            Key::HostActual(h, name) => {
+                h == *self.me && matches!(name.as_str(), "emergency" | "rest-space" | "total-space")
+            }
+            key => key == self.emergency_limit(),
         }
+    }
+
+    fn emergency_limit(&self) -> Key {
+        let name = "emergency-limit".to_string();
+        Key::TodoOther(self.res.clone(), self.me.clone(), name)
     }
 
     fn is_designated(&self) -> anyhow::Result<bool> {
@@ -315,10 +339,19 @@ impl Control<'_> {
     }
 
     /// A rotation that somebody asked for, growth, space.
-    fn look_at_tree(&mut self) -> anyhow::Result<()> {
-        let level = Key::HostActual(self.me.clone(), "emergency".to_string());
-        let level = self.tree.text(&level)?.and_then(|t| t.parse().ok());
-        self.engine.set_space_level(level.unwrap_or(0));
+    fn look_at_tree(&mut self, p: &mut Progress) -> anyhow::Result<()> {
+        let number = |key: Key| -> anyhow::Result<Option<u64>> {
+            Ok(self.tree.text(&key)?.and_then(|t| t.parse().ok()))
+        };
+        let host = |name: &str| number(Key::HostActual(self.me.clone(), name.to_string()));
+        let level = host("emergency")?.and_then(|l| u8::try_from(l).ok());
+        let limit = number(self.emergency_limit())?;
+        self.engine.set_space_level(mars_policy::space_level(
+            level.unwrap_or(0),
+            limit,
+            host("rest-space")?,
+            host("total-space")?,
+        ));
         let status = self.engine.status();
         if let Ok(nr) = mars_log::numbers::next_number(status.newest.nr) {
             let next = self.own_log(nr);
@@ -328,23 +361,49 @@ impl Control<'_> {
                 self.rotate(&next);
             }
         }
-        let size = self
-            .tree
-            .text(&Key::Size(self.res.clone()))?
-            .and_then(|t| t.parse::<u64>().ok());
-        let old = mars_front::Backend::size(self.engine.as_ref());
-        if let Some(size) = size.filter(|s| *s > old) {
-            let size = size.min(self.disk_size) / 512 * 512;
-            if size > old {
-                self.engine.set_size(size);
-                if let Some(front) = &mut self.front
-                    && let Err(e) = front.resized()
-                {
-                    tracing::warn!("the device cannot grow to {size} bytes: {e}");
-                }
-            }
+        self.grow(p)
+    }
+
+    /// Makes the device as large as the tree says, as far as the disk allows.
+    fn grow(&mut self, p: &mut Progress) -> anyhow::Result<()> {
+        let text = self.tree.text(&Key::Size(self.res.clone()))?;
+        let wanted = text.and_then(|t| t.parse::<u64>().ok()).unwrap_or(0) / 512 * 512;
+        if wanted <= p.shown {
+            p.too_small = None;
+            return Ok(());
         }
+        let old = p.shown;
+        let failure = match (self.disk_size)() {
+            Ok(disk) => self.grow_to(p, wanted.min(disk) / 512 * 512, wanted),
+            Err(e) => Some(format!("the size of the disk is unknown: {e}")),
+        };
+        if p.shown > old {
+            tracing::info!("the device has {} bytes now, {old} before", p.shown);
+            self.links.set_device_size(p.shown);
+        }
+        if failure != p.too_small
+            && let Some(why) = &failure
+        {
+            tracing::warn!("the device should have {wanted} bytes: {why}");
+        }
+        p.too_small = failure;
         Ok(())
+    }
+
+    /// Says why it is not as large as wanted.
+    fn grow_to(&mut self, p: &mut Progress, size: u64, wanted: u64) -> Option<String> {
+        if size > mars_front::Backend::size(self.engine.as_ref()) {
+            // After a power cut the log must not hold what lies beyond the size in the tree.
+            self.links.sync();
+            self.engine.set_size(size);
+        }
+        if size > p.shown {
+            if let Some(Err(e)) = self.front.as_mut().map(|f| f.resized()) {
+                return Some(format!("it cannot be enlarged: {e}"));
+            }
+            p.shown = size;
+        }
+        (size < wanted).then(|| format!("the disk has room for {size} only; enlarge it"))
     }
 
     fn own_log(&self, nr: u32) -> LogName {
@@ -370,6 +429,11 @@ impl Control<'_> {
         }
         if self.links.is_pending() {
             self.links.retry();
+        }
+        if p.too_small.is_some()
+            && let Err(e) = self.grow(p)
+        {
+            tracing::debug!("{e:#}");
         }
         if !s.is_emergency && now > p.resume_at + 2 * p.resume_pause {
             p.resume_pause = RETRY;
@@ -423,7 +487,7 @@ impl Control<'_> {
         }
         if p.busy {
             TICK
-        } else if s.is_emergency || self.links.is_pending() {
+        } else if s.is_emergency || self.links.is_pending() || p.too_small.is_some() {
             RETRY
         } else {
             IDLE
@@ -453,6 +517,16 @@ impl Control<'_> {
         p.rates_at = now;
         p.ops = s.ops;
         p.bytes = s.bytes;
+    }
+}
+
+/// Can a change of this path change how records are written?
+fn is_about_features(path: &str, me: &HostName) -> bool {
+    match Key::parse(path) {
+        Key::Default(_) | Key::Data(..) => true,
+        Key::HostDefault(h, _) => h == *me,
+        Key::HostActual(_, name) => name == "features",
+        _ => false,
     }
 }
 

@@ -159,6 +159,13 @@ impl TreeLinks {
         self.publish(&mut st, [(key, bytes.to_string())]);
     }
 
+    /// The size that the device shows (a key of ours: whoever enlarges the resource waits for it).
+    pub fn set_device_size(&self, bytes: u64) {
+        let mut st = self.lock();
+        let key = mars_policy::device_size_key(&self.res, &self.me);
+        self.publish(&mut st, [(key, bytes.to_string())]);
+    }
+
     /// The links of a log that was just opened and is empty.
     pub fn opened(&self) {
         let mut st = self.lock();

@@ -20,6 +20,7 @@ use mars_disk::{Disk, DiskMode};
 use mars_front::{Front, FrontKind, Handover, Keeper};
 use mars_live::LivePage;
 use mars_log::{Compression, Digest, EncodeOptions, FeatureMask};
+use mars_policy::{common_features, log_compression, log_digest};
 use mars_tree::{Batch, HostName, Key, ResName, Snapshot, TodoSwitch, Tree, Watcher};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -104,7 +105,8 @@ fn run_locked(
         disk.path().display(),
         facts.size
     );
-    let disk = (wrap.disk)(Arc::new(disk));
+    let raw = Arc::new(disk);
+    let disk = (wrap.disk)(Arc::clone(&raw) as Arc<dyn DataDisk>);
     harden::write_path();
     daemon.status("recovery");
     let start = Recovery {
@@ -112,7 +114,8 @@ fn run_locked(
         res,
         me,
         disk: disk.as_ref(),
-        size: facts.size,
+        // Logs that were fetched may speak of a part of the device that is newer than the size in this tree.
+        size: disk_size,
         stop: &Progress {
             daemon,
             page: LivePage::open(&env.run_dir, res.as_str())?,
@@ -131,7 +134,7 @@ fn run_locked(
         wrap,
         failures,
     }
-    .serve(&mut watcher, disk, disk_size, &start, handover)
+    .serve(&mut watcher, disk, &raw, &start, handover)
 }
 
 /// What the tree says about the resource here.
@@ -139,7 +142,6 @@ struct Facts {
     disk: PathBuf,
     device: String,
     size: u64,
-    mask: FeatureMask,
 }
 
 impl Facts {
@@ -174,51 +176,53 @@ impl Facts {
             disk: PathBuf::from(disk),
             device: device.to_string(),
             size: size / 512 * 512,
-            mask: common_features(snap, res),
         })
     }
 }
 
-/// What all members understand; members that have not published anything yet do not count.
-fn common_features(snap: &Snapshot, res: &ResName) -> FeatureMask {
-    let masks = snap.members(res).into_iter().filter_map(|h| {
-        let text = snap.text(&Key::HostActual(h, "features".to_string()))?;
-        let hex = text.rsplit(',').next()?.strip_prefix("0x")?;
-        u32::from_str_radix(hex, 16).ok()
-    });
-    FeatureMask(masks.fold(FeatureMask::OURS.0, |all, m| all & m))
+/// How this host writes records of this resource.
+struct Features {
+    /// What all members understand.
+    common: FeatureMask,
+    digest: Digest,
+    compression: Option<Compression>,
 }
 
-/// Configuration, bounded by what the peers understand.
-fn core_config(config: &ResourceConfig, mask: FeatureMask) -> CoreConfig {
-    let allowed = |bits: FeatureMask| mask.0 & bits.0 == bits.0;
-    let wanted = match config.log_digest {
-        LogDigest::Crc32c => Digest::Crc32c,
-        LogDigest::Md5 => Digest::Md5,
-    };
-    let digest = if allowed(FeatureMask::of_digest(wanted)) {
-        wanted
-    } else {
-        mask.best_digest()
-    };
-    let compression = match config.log_compression {
-        LogCompression::None => None,
-        LogCompression::Lz4 => Some(Compression::Lz4),
-        LogCompression::Zlib => Some(Compression::Zlib),
+impl Features {
+    /// Configuration, bounded by what the members understand and by what is enabled and disabled in the cluster.
+    fn of(snap: &Snapshot, res: &ResName, me: &HostName, config: &ResourceConfig) -> Features {
+        let common = common_features(snap, snap.members(res));
+        let digest = match config.log_digest {
+            LogDigest::Crc32c => Digest::Crc32c,
+            LogDigest::Md5 => Digest::Md5,
+        };
+        let compression = match config.log_compression {
+            LogCompression::None => None,
+            LogCompression::Lz4 => Some(Compression::Lz4),
+            LogCompression::Zlib => Some(Compression::Zlib),
+        };
+        Features {
+            common,
+            digest: log_digest(snap, me, common, digest),
+            compression: log_compression(snap, me, common, compression),
+        }
     }
-    .filter(|c| allowed(FeatureMask::of_compression(*c)));
+}
+
+fn core_config(config: &ResourceConfig, features: &Features) -> CoreConfig {
+    let lz4 = FeatureMask::of_compression(Compression::Lz4);
     CoreConfig {
         strict: config.durability == Durability::Strict,
         limit: usize::try_from(config.buffer_limit_bytes).unwrap_or(usize::MAX),
         encode: EncodeOptions {
-            digest,
-            compression,
+            digest: features.digest,
+            compression: features.compression,
             zlib_level: config.zlib_level,
             ..EncodeOptions::default()
         },
         age: config.writeback_age,
         recovery_limit: config.recovery_limit_bytes,
-        zeroes_packed: allowed(FeatureMask::of_compression(Compression::Lz4)),
+        zeroes_packed: features.common.contains(lz4),
     }
 }
 
@@ -277,30 +281,49 @@ struct Primary<'a> {
 }
 
 impl Primary<'_> {
-    /// A reload of the configuration changes the running engine.
-    fn follow_config(&self, engine: &Arc<Engine>, prepare: Option<PrepareControl>) {
-        let (res, mask) = (self.res.clone(), self.facts.mask);
+    /// What changes the running engine after a reload of the configuration, or when the tree says something else about digests and
+    /// compressions.
+    fn follow_config(
+        &self,
+        engine: &Arc<Engine>,
+        prepare: Option<PrepareControl>,
+    ) -> Arc<dyn Fn(&mars_daemon::Config) + Send + Sync> {
+        let (res, tree, me) = (
+            self.res.clone(),
+            self.tree.clone(),
+            self.daemon.env.host.clone(),
+        );
         let engine = Arc::downgrade(engine);
         let apply = move |config: &mars_daemon::Config| {
             let config = config.resource(&res);
             if let Some(p) = &prepare {
                 p.set_ahead(config.prepare_bytes);
             }
-            if let Some(e) = engine.upgrade() {
-                let (rotate, resume) = (config.rotate_bytes, config.resume);
-                e.reconfigure(core_config(&config, mask), rotate, resume);
+            let Some(e) = engine.upgrade() else {
+                return;
+            };
+            match tree.snapshot_of(&res) {
+                Ok(snap) => {
+                    let features = Features::of(&snap, &res, &me, &config);
+                    let (rotate, resume) = (config.rotate_bytes, config.resume);
+                    e.reconfigure(core_config(&config, &features), rotate, resume);
+                }
+                Err(e) => tracing::warn!("{e}; settings stay as they were"),
             }
         };
+        let apply: Arc<dyn Fn(&mars_daemon::Config) + Send + Sync> = Arc::new(apply);
         // Whatever was changed during the recovery is taken over, too.
         apply(&self.daemon.config());
-        self.daemon.on_reload(apply);
+        let on_reload = Arc::clone(&apply);
+        self.daemon.on_reload(move |config| on_reload(config));
+        apply
     }
 
     fn serve(
         &self,
         watcher: &mut Watcher,
         disk: Arc<dyn DataDisk>,
-        disk_size: u64,
+        raw: &Disk,
         start: &StartPoint,
         handover: Option<Handover>,
     ) -> anyhow::Result<()> {
@@ -343,7 +366,10 @@ impl Primary<'_> {
         let stop_waker = Arc::clone(&waker);
         daemon.stop.on_set(move || stop_waker.wake());
         let engine = Engine::new(EngineParts {
-            config: core_config(config, facts.mask),
+            config: core_config(
+                config,
+                &Features::of(&tree.snapshot_of(res)?, res, me, config),
+            ),
             log: start.log.clone(),
             sink,
             store,
@@ -355,7 +381,7 @@ impl Primary<'_> {
             rotate_bytes: config.rotate_bytes,
             wake_control: Box::new(move || engine_waker.wake()),
         })?;
-        self.follow_config(&engine, prepare);
+        let reconfigure = self.follow_config(&engine, prepare);
         let threads = threads::start(&engine)?;
         let kind = match config.front {
             FrontChoice::Auto => FrontKind::Auto,
@@ -380,7 +406,7 @@ impl Primary<'_> {
         // Together with `is-primary`: whoever sees the role also sees whether the device is in use.
         engine.set_front_openers(front.openers());
         let openers = i64::try_from(engine.status().openers).unwrap_or(i64::MAX);
-        links.set_actsize(disk_size);
+        links.set_actsize(raw.size()?);
         links.set_actual(&[
             ("is-attached", 1),
             ("disk-error", 0),
@@ -414,7 +440,8 @@ impl Primary<'_> {
             links: &links,
             front: Some(front.as_mut()),
             waker: &waker,
-            disk_size,
+            disk_size: &|| raw.size(),
+            features_changed: &|| reconfigure(&daemon.config()),
         }
         .run(watcher);
         daemon.status("stopping: writing back");

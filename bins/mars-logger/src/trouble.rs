@@ -54,7 +54,7 @@ impl Engine {
         drop(st);
         // The event follows when the log is cut.
         tracing::warn!(
-            "too little space is left for logs: logging stops in {} and resumes when the emergency level of this host is 0; delete logs \
+            "too little space is left for logs: logging stops in {} and resumes when the emergency level of this host is 0 and no `emergency-limit` is undershot; delete logs \
              (`marsadm log-delete-all`) or enlarge the file system",
             valid.log
         );

@@ -85,7 +85,8 @@ fn leave(host: &Host, users: &Arc<Users>, script: impl FnOnce(&Waker) + Send) ->
             links: &running.links,
             front: Some(&mut front),
             waker: &waker,
-            disk_size: host.size,
+            disk_size: &|| Ok(host.size),
+            features_changed: &|| {},
         }
         .run(&mut watcher)
         .unwrap()

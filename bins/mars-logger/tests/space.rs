@@ -83,7 +83,8 @@ fn level_4_stops_logging_and_level_0_resumes_it() {
             links: &running.links,
             front: None,
             waker: &waker,
-            disk_size: host.size,
+            disk_size: &|| Ok(host.size),
+            features_changed: &|| {},
         }
         .run(&mut watcher)
         .unwrap()

@@ -45,6 +45,8 @@ struct Replay<'a> {
     wake: Arc<Wake>,
     lock: CopyLock,
     disk: Option<Arc<dyn DataDisk>>,
+    /// The same, to ask for its size.
+    raw: Option<Arc<Disk>>,
     wrap: &'a WrapDisk,
     damage: Option<Damage>,
     last_window: Option<Instant>,
@@ -94,6 +96,7 @@ pub fn run(d: &Daemon, res: ResName, wrap: &WrapDisk) -> anyhow::Result<()> {
         res,
         wake,
         disk: None,
+        raw: None,
         wrap,
         damage: None,
         last_window: None,
@@ -147,7 +150,7 @@ impl Replay<'_> {
                 }
                 Err(e) => {
                     self.complain(&format!("{e:#}"));
-                    self.disk = None;
+                    self.close_disk();
                     // A pause, whatever happens meanwhile: errors must not become a storm.
                     self.wake.pause(self.backoff);
                     self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
@@ -222,7 +225,7 @@ impl Replay<'_> {
         self.d.status(&hold.to_string());
         match hold {
             NotMember | Primary | Paused | Detached => {
-                self.disk = None;
+                self.close_disk();
                 self.publish_state(false)?;
             }
             Blocked(b) => {
@@ -343,9 +346,11 @@ impl Replay<'_> {
         let disk = self.disk.take().context("the disk is not open")?;
         let opts = ApplyOptions {
             window_bytes: WINDOW_BYTES,
-            device_size: snap
-                .number(&Key::Size(self.res.clone()))
-                .context("the size of the resource is unknown")?,
+            // Not the size in the tree: after a resize records of the new part may arrive before that link does.
+            device_size: match &self.raw {
+                Some(raw) => raw.size().context("size of the disk")?,
+                None => 0,
+            },
         };
         let links = self.tree.root().join(format!("resource-{}", self.res));
         let mut guard: Option<CopyGuard> = None;
@@ -455,6 +460,10 @@ impl Replay<'_> {
         Ok(Next::Again)
     }
 
+    fn close_disk(&mut self) {
+        (self.disk, self.raw) = (None, None);
+    }
+
     fn open_disk(&mut self, snap: &Snapshot) -> anyhow::Result<()> {
         if self.disk.is_some() {
             return Ok(());
@@ -483,7 +492,9 @@ impl Replay<'_> {
         let mut b = Batch::new();
         b.set_if_changed(Key::ActSize(self.res.clone(), me), have);
         self.tree.commit(&b)?;
-        self.disk = Some((self.wrap)(Arc::new(disk)));
+        let raw = Arc::new(disk);
+        self.raw = Some(Arc::clone(&raw));
+        self.disk = Some((self.wrap)(raw));
         Ok(())
     }
 

@@ -1,13 +1,15 @@
 //! The copy itself: a sender that asks with digests, a receiver that writes what differs.
 use crate::blocks::Reader;
 use crate::client::Client;
-use crate::proto::{self, ANSWER_MAX, Answer};
+use crate::proto::{self, Answer, PACKED_MAX};
 use crate::shared::Shared;
 use crate::window::{LogPos, Verdict, Window};
 use anyhow::{Context, bail};
 use mars_daemon::{Rates, amount, dial_member};
 use mars_disk::Disk;
 use mars_live::SyncLive;
+use mars_log::FeatureMask;
+use mars_log::wire::Unwrapper;
 use mars_net::{FRAME_HEADER, Service, read_frame, write_frame};
 use mars_policy::SyncPlan;
 use mars_tree::{Batch, HostName, Key, ReplayPos, ResName, Tree};
@@ -72,6 +74,8 @@ fn dial(c: &Client<'_>, p: &SyncPlan) -> anyhow::Result<TcpStream> {
     let conn = dial_member(&c.d.env, &c.tree, service, &p.source, &p.ip, silence)?;
     let what = || format!("asking {} for its disk", p.source);
     let mut stream = conn.stream;
+    let mask = FeatureMask::OURS.0.to_le_bytes();
+    write_frame(&mut stream, proto::ACCEPT, &mask).with_context(what)?;
     write_frame(&mut stream, proto::OPEN, c.res.as_str().as_bytes()).with_context(what)?;
     let frame = read_frame(&mut stream, proto::TEXT_MAX).with_context(what)?;
     match (frame.kind, <[u8; 8]>::try_from(frame.body.as_slice())) {
@@ -133,6 +137,7 @@ struct Receiver<'a> {
     before: (u64, u64),
     next_publish: Instant,
     rates: Rates,
+    packed: Unwrapper,
 }
 
 impl<'a> Receiver<'a> {
@@ -164,6 +169,7 @@ impl<'a> Receiver<'a> {
             before: before.unwrap_or((0, 0)),
             next_publish: Instant::now() + PUBLISH,
             rates: Rates::default(),
+            packed: Unwrapper::default(),
         }
     }
 
@@ -171,11 +177,13 @@ impl<'a> Receiver<'a> {
         self.publish_live();
         while !self.window.with(|w| w.is_equal()) {
             let waiting = mars_daemon::watchdog::waiting();
-            let frame = read_frame(&mut stream, ANSWER_MAX).context("waiting for the source")?;
+            let mut frame =
+                read_frame(&mut stream, PACKED_MAX).context("waiting for the source")?;
             drop(waiting);
             self.received += (FRAME_HEADER + frame.body.len()) as u64;
             match frame.kind {
                 proto::RESULT => {}
+                proto::PACKED => frame.body = self.unpack(&frame.body)?,
                 proto::FAILED => bail!("{}: {}", self.plan.source, proto::text(&frame.body)),
                 kind => bail!("unexpected frame of kind {kind}"),
             }
@@ -186,6 +194,18 @@ impl<'a> Receiver<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The same as it would have come without packing, checked.
+    fn unpack(&mut self, body: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let (head, pieces) = body
+            .split_at_checked(proto::RESULT_HEAD)
+            .context("damaged answer")?;
+        let mut plain = head.to_vec();
+        self.packed
+            .unwrap(pieces, proto::CHUNK, &mut plain)
+            .context("damaged on the way: the digest does not fit")?;
+        Ok(plain)
     }
 
     fn take(&mut self, a: &Answer, content: &[u8]) -> anyhow::Result<()> {
@@ -275,11 +295,14 @@ impl<'a> Receiver<'a> {
     fn report(&self, bytes: u64, took: Duration) {
         let (equal, different) = self.blocks();
         tracing::info!(
-            "sync finished resource={} source={} bytes={bytes} seconds={:.3} wire_bytes={} equal_blocks={equal} different_blocks={different}",
+            "sync finished resource={} source={} bytes={bytes} seconds={:.3} wire_bytes={} equal_blocks={equal} different_blocks={different}{}",
             self.c.res,
             self.plan.source,
             took.as_secs_f64(),
             self.wire_bytes(),
+            self.packed.last.map_or(String::new(), |(d, c)| format!(
+                " net_digest={d:?} net_compression={c:?}"
+            )),
         );
     }
 

@@ -8,6 +8,8 @@
 //! server: Result   u64 position, u32 length, u64 mask of different blocks, u64 mask of those among them that are zero here,
 //!                  content of the other different blocks
 //!         Failed   text; the connection ends
+//! client: Accept   u32 feature mask, before Open: results may come packed, with these digests and compressions
+//! server: Packed   as Result, the content in pieces with a digest each, compressed where that pays (`mars_log::wire`)
 //! ```
 //! Checks are answered in order; a client may have many under way. A chunk has at most 64 blocks; the last block of the disk may be
 //! short.
@@ -34,6 +36,10 @@ pub const CHECK: u8 = 4;
 pub const RESULT: u8 = 5;
 /// The source cannot go on.
 pub const FAILED: u8 = 6;
+/// Client understands packed results.
+pub const ACCEPT: u8 = 7;
+/// What differs, packed.
+pub const PACKED: u8 = 8;
 
 /// Bytes of a digest.
 pub const DIGEST: usize = 32;
@@ -41,6 +47,8 @@ pub const DIGEST: usize = 32;
 pub const REQUEST_MAX: usize = CHECK_HEAD + CHUNK_BLOCKS * DIGEST;
 /// Largest frame from the server.
 pub const ANSWER_MAX: usize = RESULT_HEAD + CHUNK;
+/// Largest packed frame from the server.
+pub const PACKED_MAX: usize = RESULT_HEAD + mars_log::wire::wrapped_max(CHUNK);
 /// Largest text.
 pub const TEXT_MAX: usize = 512;
 

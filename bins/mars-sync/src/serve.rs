@@ -4,7 +4,10 @@ use crate::proto::{self, Check};
 use anyhow::{Context, bail};
 use mars_daemon::{Daemon, ServiceSpec, serve_members};
 use mars_disk::{Disk, DiskMode};
+use mars_log::wire::wrap;
+use mars_log::{Compression, Digest, FeatureMask};
 use mars_net::{Conn, FrameError, Service, encode_frame_header, read_frame, write_frame};
+use mars_policy::{common_features, net_compression, net_digest};
 use mars_tree::{HostEnv, Key, ResName, Tree};
 use std::io::Write;
 use std::net::{IpAddr, TcpStream};
@@ -39,9 +42,18 @@ pub fn run(d: &Daemon, ip: Option<IpAddr>) -> anyhow::Result<()> {
 impl Server {
     fn serve(&self, conn: Conn) -> anyhow::Result<()> {
         let mut stream = conn.stream;
-        let Some(open) = next_frame(&mut stream, proto::TEXT_MAX)? else {
+        let Some(mut open) = next_frame(&mut stream, proto::TEXT_MAX)? else {
             return Ok(());
         };
+        let mut accepted = None;
+        if open.kind == proto::ACCEPT {
+            let mask = <[u8; 4]>::try_from(open.body.as_slice()).context("damaged request")?;
+            accepted = Some(FeatureMask(u32::from_le_bytes(mask)));
+            let Some(next) = next_frame(&mut stream, proto::TEXT_MAX)? else {
+                return Ok(());
+            };
+            open = next;
+        }
         if open.kind != proto::OPEN {
             bail!("unexpected frame of kind {}", open.kind);
         }
@@ -55,7 +67,19 @@ impl Server {
             }
         };
         write_frame(&mut stream, proto::READY, &size.to_le_bytes())?;
-        self.answer(&mut stream, &res, &disk, size)
+        let packing = match accepted {
+            Some(mask) => {
+                let snap = self.tree.snapshot_of(&res)?;
+                let common = common_features(&snap, snap.hosts()).and(mask);
+                let me = &self.env.host;
+                Some((
+                    net_digest(&snap, me, common),
+                    net_compression(&snap, me, common),
+                ))
+            }
+            None => None,
+        };
+        self.answer(&mut stream, &res, &disk, size, packing)
     }
 
     /// Only the disk of the designated primary is a source, and only through the own `data` link: a foreign one would
@@ -86,7 +110,9 @@ impl Server {
         res: &ResName,
         disk: &Disk,
         size: u64,
+        packing: Option<(Digest, Option<Compression>)>,
     ) -> anyhow::Result<()> {
+        let mut packed = Vec::new();
         let mut reader = Reader::new(disk);
         let mut content = Vec::new();
         while let Some(frame) = next_frame(stream, proto::REQUEST_MAX)? {
@@ -108,16 +134,21 @@ impl Server {
                     return Err(e);
                 }
             };
+            let (kind, body) = match packing {
+                Some((digest, compression)) => {
+                    packed.clear();
+                    wrap(digest, compression, &content, &mut packed);
+                    (proto::PACKED, &packed)
+                }
+                None => (proto::RESULT, &content),
+            };
             let head = answer.encode();
             let mut first = Vec::with_capacity(64);
-            first.extend_from_slice(&encode_frame_header(
-                proto::RESULT,
-                head.len() + content.len(),
-            ));
+            first.extend_from_slice(&encode_frame_header(kind, head.len() + body.len()));
             first.extend_from_slice(&head);
             let sent = stream
                 .write_all(&first)
-                .and_then(|()| stream.write_all(&content));
+                .and_then(|()| stream.write_all(body));
             if sent.is_err() {
                 // The client went away.
                 return Ok(());

@@ -88,6 +88,7 @@ fn change_while_connecting_is_not_missed() {
     let uuid = p.b.text(&Key::Uuid).unwrap();
     let mine = Hello::new(Service::Sync, uuid, "alpha");
     let mut c = mars_net::accept(s, &mine, PATIENCE, PATIENCE, |_| Ok(())).unwrap();
+    assert_eq!(read_frame(&mut c.stream, 512).unwrap().kind, 7, "accept");
     assert_eq!(read_frame(&mut c.stream, 512).unwrap().kind, 1, "open");
     p.b.set(|b| {
         let key = Key::Todo(res(), p.b.name(), mars_tree::TodoSwitch::Sync);

@@ -143,9 +143,9 @@ impl SignalWatch {
         Ok(SignalWatch { event, stop })
     }
 
-    /// Forgets what was told.
-    pub fn clear(&self) {
-        let _ = self.event.read();
+    /// Forgets what was told; true when something was.
+    pub fn clear(&self) -> bool {
+        self.event.read().is_ok()
     }
 }
 

@@ -16,6 +16,7 @@ mod record;
 mod scan;
 mod tail;
 mod version;
+pub mod wire;
 mod zeroes;
 
 pub use codec::{Compression, Digest, FeatureMask};

@@ -8,6 +8,7 @@ mod hello;
 mod listen;
 /// For daemons that run on tokio.
 pub mod tokio_io;
+mod visit;
 
 pub use conn::{Conn, ConnectOptions, accept, bind_for, connect, tune};
 pub use frame::{
@@ -19,3 +20,7 @@ pub use hello::{
     accept_hello, decode_hello, encode_accept, encode_refusal, hello_needs, offer_hello,
 };
 pub use listen::{Listener, listen};
+pub use visit::{
+    KIND_ANSWER, KIND_END, KIND_MERGE, KIND_TREE, MergeAnswer, MergeRequest, VISIT_BODY_MAX,
+    VISITOR, Visit, VisitLink, answer_frame, decode_request, tree_frames,
+};

@@ -62,9 +62,19 @@ pub async fn accept_hello<S: AsyncRead + AsyncWrite + Unpin>(
     mine: &Hello,
     check: impl FnOnce(&Hello) -> Result<(), Refusal>,
 ) -> Result<Hello, HelloError> {
+    answer_hello(s, mine, check, |_| mine.clone()).await
+}
+
+/// [`accept_hello`] with an answer that depends on who calls.
+pub async fn answer_hello<S: AsyncRead + AsyncWrite + Unpin>(
+    s: &mut S,
+    mine: &Hello,
+    check: impl FnOnce(&Hello) -> Result<(), Refusal>,
+    answer: impl FnOnce(&Hello) -> Hello,
+) -> Result<Hello, HelloError> {
     let msg = read_message(s).await?;
     let hello = judge(s, msg, mine, check).await?;
-    s.write_all(&mine.encode()).await?;
+    s.write_all(&answer(&hello).encode()).await?;
     s.flush().await?;
     match read_message(s).await? {
         HelloMessage::Accept => Ok(hello),

@@ -10,7 +10,7 @@ pub struct FetchPlan {
     pub log: LogName,
     /// Local bytes of it (file size in the snapshot).
     pub have: u64,
-    /// Sources with their IP text, best first: the log's creator, the designated primary, `connect-HOST` preferences, other members. Never `me`.
+    /// Sources with their IP text, best first: `connect-HOST` preferences, the log's creator, the designated primary, other members. Never `me`.
     pub sources: Vec<(HostName, String)>,
 }
 
@@ -89,11 +89,12 @@ pub fn fetch_plan(v: &View<'_>, res: &ResName) -> Result<FetchPlan, FetchHold> {
 }
 
 fn sources(v: &View<'_>, res: &ResName, log: &LogName) -> Vec<(HostName, String)> {
-    let mut hosts = vec![log.host.clone()];
-    hosts.extend(v.designated(res));
+    let mut hosts: Vec<HostName> = Vec::new();
     if let Some(list) = v.snap.text(&Key::ConnectPref(res.clone(), v.me.clone())) {
         hosts.extend(list.split(',').filter_map(|h| h.trim().parse().ok()));
     }
+    hosts.push(log.host.clone());
+    hosts.extend(v.designated(res));
     hosts.extend(v.snap.members(res));
     let mut out: Vec<(HostName, String)> = Vec::new();
     for h in hosts {

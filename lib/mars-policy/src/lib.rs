@@ -6,15 +6,18 @@ mod amount;
 mod errno;
 mod escape;
 mod facts;
+mod features;
 mod fetch;
 #[doc(hidden)]
 pub mod fixtures;
 mod history;
 mod keep;
 mod known;
+pub mod merge;
 mod primary;
 mod progress;
 mod replay;
+pub mod split;
 mod stack;
 mod states;
 mod sync;
@@ -26,6 +29,9 @@ mod tests;
 pub use amount::amount;
 pub use errno::errno_text;
 pub use escape::{escape, escape_path, unescape};
+pub use features::{
+    common_features, log_compression, log_digest, net_compression, net_digest, space_level,
+};
 pub use fetch::{FetchHold, FetchPlan, fetch_plan};
 pub use history::{SplitBrain, SplitPoint, split_brain};
 pub use keep::{RotateHold, deletable_logs, deletable_versions, min_replay_nr, rotate_plan};
@@ -38,7 +44,7 @@ pub use states::{
     disk_state, disk_state_at, flags, flags_at, is_orphan, outdated_letters, repl_state, role,
     role_at,
 };
-pub use sync::{SyncHold, SyncPlan, sync_plan, sync_source_key};
+pub use sync::{SyncHold, SyncPlan, device_size_key, sync_plan, sync_source_key};
 pub use units::{ParseUnitError, Unit, wanted_units};
 
 use mars_tree::{HostName, Snapshot, Stamp};

@@ -71,6 +71,11 @@ pub fn sync_source_key(res: &ResName, host: &HostName) -> Key {
     Key::ResUserspace(res.clone(), format!("sync-source-{host}"))
 }
 
+/// Where a logger notes how large its device is (`resource-RES/userspace/device-size-HOST`, bytes).
+pub fn device_size_key(res: &ResName, host: &HostName) -> Key {
+    Key::ResUserspace(res.clone(), format!("device-size-{host}"))
+}
+
 /// Decides about the sync (symlink-tree.md section 6, transaction-log.md section 4).
 pub fn sync_plan(v: &View<'_>, res: &ResName) -> Result<SyncPlan, SyncHold> {
     plan_with(v, res, &SyncTurns::of(v))

@@ -12,15 +12,21 @@ pub(crate) fn has_form(key: &Key, value: &Value) -> bool {
         return false;
     };
     match key {
-        Key::Uuid => text == "(any)" || text.rsplit_once('_').is_some_and(|(_, ts)| stamp(ts)),
+        Key::Uuid => {
+            text == "(any)"
+                || text
+                    .rsplit_once('_')
+                    .is_some_and(|(host, ts)| printable(host) && stamp(ts))
+        }
         Key::Ip(_) => text.parse::<IpAddr>().is_ok(),
         Key::Default(n) | Key::HostDefault(_, n) | Key::ResDefault(_, n) => default(n, text),
         Key::ResHostDefault(_, _, n) => default(n, text),
         Key::HostActual(_, n) => host_actual(n, text),
         Key::Size(_) | Key::MaxNr(_) | Key::ActSize(..) | Key::SyncStatus(..) => number(text),
         Key::Primary(_) => host_or_none(text),
-        Key::Systemd(_, n) => n != "want" || host_or_none(text),
-        Key::Data(..) => text.starts_with('/'),
+        Key::Systemd(_, n) if n == "want" => host_or_none(text),
+        Key::Data(..) => text.starts_with('/') && printable(text),
+        Key::Device(..) => text == "(none)" || device(text),
         Key::Replay(..) | Key::SyncPos(..) => text.parse::<ReplayPos>().is_ok(),
         Key::Version(_, nr, _) => text
             .parse::<VersionLink>()
@@ -29,13 +35,24 @@ pub(crate) fn has_form(key: &Key, value: &Value) -> bool {
             .split_once(',')
             .is_some_and(|(ok, bad)| number(ok) && number(bad)),
         Key::SyncFrom(..) => host_or_none(text),
-        Key::SkipCheck(..) => text.starts_with(|c: char| c.is_ascii_digit()),
+        Key::SkipCheck(..) => text.starts_with(|c: char| c.is_ascii_digit()) && printable(text),
         Key::Todo(..) => integer(text),
         Key::TodoOther(_, _, n) => n != "emergency-limit" || number(text),
         Key::Actual(_, _, n) => actual(n, text),
         // Only a tombstone may be a link there.
         Key::Log(..) => false,
-        _ => true,
+        _ => printable(text),
+    }
+}
+
+/// Is this the place of a link that has a rule? A directory or a file there is damage, apart from those that the tree has on purpose.
+pub(crate) fn is_place_of_link(path: &str, is_file: bool) -> bool {
+    match Key::parse(path) {
+        // A sparse file may play the disk; the path watch of systemd needs a file.
+        Key::Data(..) => !is_file,
+        Key::Systemd(_, n) => !(is_file && n == "trigger"),
+        Key::Log(..) => !is_file,
+        key => !free(&key),
     }
 }
 
@@ -57,6 +74,22 @@ fn stamp(s: &str) -> bool {
 fn host_or_none(s: &str) -> bool {
     s == "(none)" || s.parse::<HostName>().is_ok()
 }
+/// One line of text.
+fn printable(s: &str) -> bool {
+    !s.chars().any(char::is_control)
+}
+/// A name below the directory of devices, perhaps with the host behind an `@`.
+fn device(s: &str) -> bool {
+    !s.starts_with('.') && !s.contains('/') && printable(s)
+}
+fn version(s: &str) -> bool {
+    s.starts_with(|c: char| c.is_ascii_digit())
+        && s.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+fn hex(s: &str) -> bool {
+    s.strip_prefix("0x")
+        .is_some_and(|h| !h.is_empty() && h.bytes().all(|b| b.is_ascii_hexdigit()))
+}
 fn mask(s: &str) -> bool {
     s.strip_prefix("0x")
         .is_some_and(|h| h.len() == 8 && h.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -66,7 +99,7 @@ fn default(name: &str, text: &str) -> bool {
     match name {
         "sync-limit" => number(text),
         _ if name.starts_with("enabled-") || name.starts_with("disabled-") => mask(text),
-        _ => true,
+        _ => printable(text),
     }
 }
 
@@ -75,6 +108,7 @@ fn host_actual(name: &str, text: &str) -> bool {
         "time" | "read-stamp" => stamp(text),
         "alive" | "compat-alivelinks" | "emergency" => integer(text),
         "rest-space" | "total-space" => number(text),
+        "tree" => version(text),
         "features" | "usable" => {
             let mut p = text.splitn(3, ',');
             p.next().is_some_and(number)
@@ -82,7 +116,7 @@ fn host_actual(name: &str, text: &str) -> bool {
                 && p.next().is_some_and(mask)
         }
         _ if name.starts_with("used-") => number(text),
-        _ => true,
+        _ => printable(text),
     }
 }
 
@@ -91,11 +125,11 @@ fn actual(name: &str, text: &str) -> bool {
         return text.parse::<MessageValue>().is_ok();
     }
     match name {
-        "replay-code" => text.split(',').next().is_some_and(integer),
+        "replay-code" => text.split(',').all(|c| integer(c) || hex(c)) && !text.starts_with("0x"),
         "if-completion-stamp" => stamp(text),
         "open-count" | "if-on" | "if-flying" | "if-state" | "disk-error" | "has-emergency"
         | "prosumer-on" => integer(text),
         _ if name.starts_with("is-") || name.ends_with("_rate") => integer(text),
-        _ => true,
+        _ => printable(text),
     }
 }

@@ -1,5 +1,6 @@
 //! Reading whole directories into a snapshot.
 use crate::dirs::{Entry, TreeLock, lookup};
+use crate::form::is_place_of_link;
 use crate::key::{DEPTH_MAX, is_valid_path};
 use crate::{FileMeta, Snapshot};
 use nix::dir::{Dir, Type};
@@ -61,6 +62,12 @@ pub(crate) fn scan(
     Ok(snap)
 }
 
+fn misplaced(snap: &mut Snapshot, path: String, is_file: bool, what: &'static str) {
+    if is_place_of_link(&path, is_file) {
+        snap.misplaced.insert(path, what);
+    }
+}
+
 struct Scan<'a, F> {
     root: &'a Path,
     locked: bool,
@@ -84,19 +91,24 @@ impl<F: Fn(&str) -> bool> Scan<'_, F> {
             if !is_valid_path(&path) || (prefix.is_empty() && is_skipped(&path)) {
                 continue;
             }
-            if is_dir == Some(true) {
-                self.enter(dir, &name, &path, snap)?;
-                continue;
-            }
-            match lookup(&*dir, &name)? {
+            let entry = match is_dir {
+                Some(true) => Entry::Directory,
+                _ => lookup(&*dir, &name)?,
+            };
+            match entry {
                 Entry::Link(link) => {
                     snap.links.insert(path, link);
                 }
                 Entry::File { size, mtime } if name.starts_with("log-") => {
                     snap.files.insert(path, FileMeta { size, mtime });
                 }
-                Entry::Directory => self.enter(dir, &name, &path, snap)?,
-                _ => {}
+                Entry::Directory => {
+                    self.enter(dir, &name, &path, snap)?;
+                    misplaced(snap, path, false, "a directory");
+                }
+                Entry::File { .. } => misplaced(snap, path, true, "a file"),
+                Entry::Foreign => misplaced(snap, path, false, "a special file"),
+                Entry::Absent => {}
             }
         }
         Ok(())

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub links: BTreeMap<String, Link>,
     /// Path below the root -> log file.
     pub files: BTreeMap<String, FileMeta>,
+    /// Path of a key at which something else than a link stands -> what it is.
+    pub misplaced: BTreeMap<String, &'static str>,
 }
 
 impl Snapshot {
@@ -41,6 +43,11 @@ impl Snapshot {
     /// Its text; `None` when absent, deleted or not UTF-8.
     pub fn text(&self, key: &Key) -> Option<&str> {
         self.get(key)?.value.as_str()
+    }
+    /// Its text; `None` also when it does not have the form that its key demands. For what is shown as it is: it stays on one line.
+    pub fn sound_text(&self, key: &Key) -> Option<&str> {
+        let link = self.get(key)?;
+        has_form(key, &link.value).then(|| link.value.as_str())?
     }
     /// The stamp of the live link.
     pub fn stamp(&self, key: &Key) -> Option<Stamp> {
@@ -117,16 +124,23 @@ impl Snapshot {
     }
     /// All resources that have any live link, sorted digit-aware (`r2` before `r10`).
     pub fn resources(&self) -> Vec<ResName> {
+        const DIR: &str = "resource-";
         let mut found: Vec<ResName> = Vec::new();
-        let mut last = "";
-        for (path, _) in self.live_below("resource-") {
-            let Some((name, _)) = path["resource-".len()..].split_once('/') else {
+        let mut from = DIR.to_string();
+        // From one directory to the next: a large tree has many links in each.
+        while let Some((path, _)) = self.links.range(from..).next() {
+            let Some(rest) = path.strip_prefix(DIR) else {
+                break;
+            };
+            let Some((name, _)) = rest.split_once('/') else {
+                from = format!("{path}\0");
                 continue;
             };
-            if name != last {
-                last = name;
+            if self.live_below(&format!("{DIR}{name}/")).next().is_some() {
                 found.extend(name.parse());
             }
+            // The character behind the slash.
+            from = format!("{DIR}{name}0");
         }
         sorted(found)
     }
@@ -142,15 +156,21 @@ impl Snapshot {
             .collect();
         sorted(hosts.into_iter().collect())
     }
-    /// Links whose value does not have the form that their key demands: (path, shortened value).
+    /// Links whose value does not have the form that their key demands, and keys that are no links: (path, shortened value, or what
+    /// stands there in parentheses).
     pub fn damaged(&self) -> Vec<(String, String)> {
-        self.live_below("")
+        let values = self
+            .live_below("")
             .filter(|(path, link)| !has_form(&Key::parse(path), &link.value))
             .map(|(path, link)| {
                 let text = String::from_utf8_lossy(link.value.as_bytes());
                 (path.clone(), text.chars().take(80).collect())
-            })
-            .collect()
+            });
+        let mut all: Vec<(String, String)> = values.collect();
+        let misplaced = self.misplaced.iter();
+        all.extend(misplaced.map(|(path, what)| (path.clone(), format!("({what})"))));
+        all.sort();
+        all
     }
     /// Inserts a link (tests and in-memory trees); remote rules are not applied. A value that no link can have is ignored.
     pub fn insert(&mut self, key: &Key, value: &str, stamp: Stamp) {

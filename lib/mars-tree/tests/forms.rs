@@ -338,7 +338,6 @@ fn listings_of_the_specification() {
     // Every one of them is checked: another form is found, but where anything goes.
     let anything = [
         "defaults-hostA/sync-pref-list",
-        "actual-hostA/tree",
         "actual-hostA/buildtag",
         "actual-hostA/marsadm-version",
         "resource-lv0/userspace/last-primary",

@@ -308,7 +308,7 @@ pub static ABSENT: &[(&[&str], &str)] = &[
     ),
     (
         &["disabled-net-digests", "enabled-net-compressions"],
-        "the connections between the daemons have one fixed protocol with checks of its own; there is nothing to choose",
+        "they are set for the whole cluster with marsadm set-global-disabled-net-digests and set-global-enabled-net-compressions",
     ),
 ];
 

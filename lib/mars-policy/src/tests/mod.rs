@@ -6,6 +6,7 @@ use mars_tree::{HostName, ResName, Snapshot};
 use std::time::Duration;
 
 mod abandoned;
+mod clusters;
 mod garbage;
 mod history;
 mod keep;

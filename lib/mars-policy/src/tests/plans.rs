@@ -81,9 +81,9 @@ fn fetch_sources_best_first() {
     assert_eq!(
         hosts,
         [
+            "hostD=10.0.0.4",
             "hostB=10.0.0.2",
             "hostE=10.0.0.5",
-            "hostD=10.0.0.4",
             "hostC=10.0.0.3"
         ]
     );
