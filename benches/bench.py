@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from marsbench import machine, peers, rows_disk, rows_front, rows_idle, rows_log, rows_programs, rows_sync, stages
+from marsbench import machine, peers, rows_disk, rows_front, rows_idle, rows_log, rows_programs, rows_sync, rows_view, stages
 from marsbench.table import Table, note
 
 #: name of a function -> names of the rows that it measures
@@ -32,6 +32,7 @@ ROWS = (
     (rows_programs.postgres, ("postgres",)),
     (rows_disk.memory, ("memory",)),
     (rows_idle.idle, ("idle",)),
+    (rows_view.view, ("view",)),
 )
 NAMES = [n for _, names in ROWS for n in names]
 

@@ -1,9 +1,10 @@
 //! Sockets: listening, dialling, reading, writing. No decisions here; everything goes to the engine as an [`Event`].
 use crate::gate::Gate;
 use crate::spread::ConnId;
+use crate::visit::Reply;
 use crate::wire::{BODY_MAX, Message};
 use mars_live::Clock;
-use mars_net::{Hello, HelloError, Service, tokio_io};
+use mars_net::{Hello, HelloError, MergeRequest, Service, tokio_io};
 use mars_tree::HostName;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -48,6 +49,8 @@ pub enum Event {
     Down(ConnId, String),
     /// Somebody did not get in, or we did not: who, why.
     Failed(String, Failure),
+    /// A visitor asks for a merge: its name, what it wants, where the answer goes.
+    Asked(String, MergeRequest, Reply),
 }
 
 /// Why a connection did not come about.
@@ -269,8 +272,18 @@ pub async fn acceptor(listener: TcpListener, gate: SharedGate, events: mpsc::Sen
                 who = Some(h.host.clone());
                 gate.borrow().check(h, None)
             };
-            let shake = timeout(HANDSHAKE, tokio_io::accept_hello(&mut stream, &mine, check)).await;
-            let event = match shake.unwrap_or_else(|_| Err(too_slow())) {
+            let answer = |h: &Hello| {
+                let uuid = gate.borrow().answer_uuid(&h.uuid, &mine.uuid);
+                Hello {
+                    uuid,
+                    ..mine.clone()
+                }
+            };
+            let shake = tokio_io::answer_hello(&mut stream, &mine, check, answer);
+            let event = match timeout(HANDSHAKE, shake)
+                .await
+                .unwrap_or_else(|_| Err(too_slow()))
+            {
                 Ok(hello) => Event::Up {
                     hello,
                     dialled: false,

@@ -1,8 +1,10 @@
 //! The one owner and the one loop: select what happened, apply it.
 use crate::bus::Telling;
 use crate::conn::{Event, Failure, SharedGate};
+use crate::disks;
 use crate::gate::Gate;
 use crate::mesh::Mesh;
+use crate::parting::Parting;
 use crate::publish::{self, Limits, Space};
 use crate::quiet::Quiet;
 use crate::relevant::{Relevance, is_relevant_here, relevance};
@@ -15,16 +17,21 @@ use crate::unstored::Unstored;
 use crate::wire::Message;
 use anyhow::Context;
 use mars_daemon::{Daemon, events};
+use mars_net::VISITOR;
+use mars_policy::merge::MERGED_PREFIX;
+use mars_policy::split::{PARTING, SPLIT_PREFIX};
 use mars_tree::{
     Applied, Batch, HostEnv, HostName, Key, RemoteLink, Stamp, Tree, TreeError, TreeEvent, Value,
     Watcher,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
+
+mod clusters;
 
 /// Changes of the local tree within this time travel together.
 const COALESCE: Duration = Duration::from_millis(5);
@@ -55,6 +62,7 @@ struct Timers {
     settle: Option<Instant>,
     retry: Option<Instant>,
     story: Option<Instant>,
+    parting: Option<Instant>,
 }
 
 impl Timers {
@@ -67,6 +75,7 @@ impl Timers {
             self.settle,
             self.retry,
             self.story,
+            self.parting,
         ]
         .into_iter()
         .flatten()
@@ -106,8 +115,11 @@ struct Engine<'a> {
     last_beat: Option<Instant>,
     last_lazy: Option<Instant>,
     emergency: u8,
-    /// `uuid` or `ips/` changed since the last look.
+    /// Who belongs to the cluster changed since the last look.
     cluster_dirty: bool,
+    parting: Parting,
+    visitors: Rc<Cell<usize>>,
+    events: mpsc::Sender<Event>,
     unstored: Unstored,
     story: Story,
     telling: Telling,
@@ -134,6 +146,8 @@ pub async fn run(daemon: &Daemon) -> anyhow::Result<()> {
         uuid: None,
         members: BTreeMap::new(),
         removed: BTreeMap::new(),
+        mergers: BTreeMap::new(),
+        apart: BTreeSet::new(),
     }));
     let now = Instant::now();
     let telling = Telling::start(env, &tree);
@@ -145,7 +159,7 @@ pub async fn run(daemon: &Daemon) -> anyhow::Result<()> {
             env.port,
             tree.clock().clone(),
             gate.clone(),
-            tx,
+            tx.clone(),
         ),
         tree,
         watcher,
@@ -165,6 +179,9 @@ pub async fn run(daemon: &Daemon) -> anyhow::Result<()> {
         last_lazy: None,
         emergency: 0,
         cluster_dirty: true,
+        parting: Parting::default(),
+        visitors: Rc::default(),
+        events: tx,
         unstored: Unstored::default(),
         story: Story::default(),
         telling,
@@ -241,6 +258,9 @@ impl Engine<'_> {
         if due(&mut self.timers.retry, now) {
             self.retry();
         }
+        if due(&mut self.timers.parting, now) {
+            self.part();
+        }
         if due(&mut self.timers.story, now) {
             match self.story.tell(&self.tree, &self.env.host, now) {
                 Ok(Some(at)) => at_latest(&mut self.timers.story, at),
@@ -260,6 +280,16 @@ impl Engine<'_> {
         match event {
             Event::Received(conn, message) => self.received(conn, message),
             Event::Failed(who, Failure::Removed(at, why)) => self.removed(&who, at, &why),
+            Event::Up {
+                hello,
+                dialled: false,
+                stream,
+            } if hello.uuid == VISITOR => self.visited(hello.host, stream),
+            Event::Asked(host, request, reply) => {
+                let answer = self.asked(&host, &request);
+                // Who asked may be gone; asking again finds everything done.
+                let _ = reply.send(answer);
+            }
             other => self.mesh.on_event(other, &mut self.spread, &mut self.quiet),
         }
         self.after_changes();
@@ -331,7 +361,21 @@ impl Engine<'_> {
     }
 
     fn note(&mut self, path: &str) {
-        self.cluster_dirty |= path == "uuid" || path.starts_with("ips/");
+        self.cluster_dirty |= path == "uuid"
+            || path.starts_with("ips/")
+            || path.starts_with(MERGED_PREFIX)
+            || path.starts_with(SPLIT_PREFIX);
+        let at = Instant::now() + PARTING;
+        let is_apart = |h: &str| self.gate.borrow().apart.iter().any(|a| a.as_str() == h);
+        if path.starts_with(SPLIT_PREFIX) {
+            self.timers.parting = Some(at); // Counted from the last: a new order never profits from one that was taken back.
+        } else if path.strip_prefix("ips/ip-").is_some_and(is_apart) {
+            at_latest(&mut self.timers.parting, at);
+        }
+        if path.starts_with("defaults") {
+            // What is used may be something else now; it is told with the next heartbeat.
+            self.last_lazy = None;
+        }
         if let Some(after) = self.story.changed(path) {
             at_latest(&mut self.timers.story, Instant::now() + after);
         }
@@ -344,6 +388,9 @@ impl Engine<'_> {
             let ips = self.spread.texts_below("ips/ip-");
             let (mut gate, damaged) = Gate::new(self.env.host.clone(), uuid, ips);
             gate.note_removed(self.spread.tombstones_below("ips/ip-"));
+            gate.note_mergers(self.spread.texts_below(MERGED_PREFIX));
+            let parts = self.spread.texts_below(SPLIT_PREFIX);
+            gate.note_apart(self.parting.apart(parts, &self.env.host));
             for d in damaged {
                 self.complain("ignored", &d);
             }
@@ -411,11 +458,11 @@ impl Engine<'_> {
                 None
             }
         };
+        let mine = |spread: &Spread| story::own(spread, me);
         if let Some(s) = space {
             let before = self.emergency;
             self.emergency = s.emergency(before);
             let what = format!("{} of {} GiB are free", s.free >> 30, s.total >> 30);
-            let mine = |spread| story::own(spread, me);
             if self.emergency > before {
                 events::space_low(&mine(&self.spread), self.emergency, &what);
             } else if self.emergency == 0 && before > 0 {
@@ -437,8 +484,19 @@ impl Engine<'_> {
                 .members
                 .keys()
                 .filter_map(|h| self.spread.text(&format!("actual-{h}/features")));
-            publish::lazy_keys(&mut b, me, &publish::usable(features), space);
+            publish::lazy_keys(&mut b, me, &publish::usable(features));
+            let members: Vec<HostName> = g.members.keys().cloned().collect();
+            let wanted = publish::wanted(&self.daemon.config(), &mine(&self.spread));
+            publish::used_keys(&mut b, &self.spread, me, &members, wanted);
         }
+        if let Some(s) = space {
+            let set = |b: &mut Batch, name: &str, gib: u64| {
+                b.set_if_changed(Key::HostActual(me.clone(), name.to_string()), gib);
+            };
+            set(&mut b, "rest-space", s.rest_gib());
+            set(&mut b, "total-space", s.total_gib());
+        }
+        disks::sizes(&mut b, &self.spread, me);
         // Larger than every stamp seen or issued so far: whoever asked for a sign of life after such a stamp gets one.
         let time = self.tree.clock().tick(Stamp::ZERO);
         b.set(Key::HostActual(me.clone(), "time".into()), time);
@@ -538,34 +596,6 @@ impl Engine<'_> {
                 host.as_str(),
                 "sends links that are not allowed here; ignored",
             );
-        }
-    }
-
-    /// A member says that this host was removed while it was away. Nobody lets it in any more, so this is the only way to hear of it; it
-    /// counts as if the tombstone of the own address had come as a link. The reconciler then stops what runs here.
-    fn removed(&mut self, who: &str, at: Stamp, why: &str) {
-        let path = Key::Ip(self.env.host.clone()).path();
-        let known = self.spread.get(&path).is_none_or(|(_, own)| own >= at);
-        if known || self.tree.clock().guard(at).is_err() {
-            self.complain(who, why);
-            return;
-        }
-        let tombstone = RemoteLink {
-            path,
-            value: Value::DELETED.as_bytes().to_vec(),
-            stamp: at,
-        };
-        match self.tree.apply_remote(&tombstone) {
-            Ok(Applied::Stored) => {
-                tracing::warn!(
-                    "{who}: {} was removed from the cluster; it takes part no more, make a fresh file system and join again",
-                    self.env.host
-                );
-                self.path_changed(&tombstone.path);
-                at_latest(&mut self.timers.reconcile, Instant::now());
-            }
-            Ok(_) => self.complain(who, why),
-            Err(e) => self.complain("tree", &e.to_string()),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::story::shared;
 use crate::wire::{BATCH_BYTES, Message};
 use mars_daemon::events;
 use mars_live::Clock;
-use mars_net::{Hello, bind_for};
+use mars_net::{Hello, VISITOR, bind_for};
 use mars_tree::HostName;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -135,7 +135,7 @@ impl Mesh {
                     tracing::warn!("{who}: {why}");
                 }
             }
-            Event::Received(..) => {}
+            Event::Received(..) | Event::Asked(..) => {}
         }
     }
 
@@ -153,7 +153,7 @@ impl Mesh {
         let (Ok(()), Ok(host)) = (verdict, hello.host.parse::<HostName>()) else {
             return;
         };
-        if self.closing {
+        if self.closing || hello.uuid == VISITOR {
             return;
         }
         if let Some(old) = self.conn_of(&host) {
@@ -246,10 +246,16 @@ impl Mesh {
         let foreign: Vec<_> = self
             .conns
             .iter()
-            .filter_map(|(id, c)| gate.same_cluster(&c.uuid).err().map(|why| (*id, why)))
+            .filter_map(|(id, c)| {
+                let why = match gate.apart.contains(&c.host) {
+                    true => "the cluster was split".to_string(),
+                    false => gate.same_cluster(&c.uuid).err()?.to_string(),
+                };
+                Some((*id, why))
+            })
             .collect();
         for (id, why) in foreign {
-            self.down(id, &why.to_string(), spread, quiet);
+            self.down(id, &why, spread, quiet);
         }
         for c in self.conns.values_mut() {
             if gate.members.contains_key(&c.host) {

@@ -1,13 +1,15 @@
 //! What this host publishes about itself (symlink-tree.md 1.3). Pure, except for the question how much space there is.
-use mars_tree::{Batch, HostName, Key};
+use crate::spread::Spread;
+use mars_daemon::{LogCompression, LogDigest};
+use mars_log::{Compression, Digest, FeatureMask};
+use mars_policy::{common_features, log_compression, log_digest, net_compression, net_digest};
+use mars_tree::{Batch, HostName, Key, ResName, Snapshot, Stamp};
 use std::path::Path;
 
 /// Feature level, strategy, and what this implementation can read: all digests, all compressions.
 pub const FEATURES: &str = "4,5,0x071f0000";
 /// Digits directly before `(` tell old tools what to expect; they must be 98 or more.
 pub const BUILDTAG: &str = concat!("mars1.0ustable100(", env!("CARGO_PKG_VERSION"), ")");
-/// CRC32C.
-const DIGEST_USED: u32 = 0x0004_0000;
 const GIB: u64 = 1 << 30;
 
 /// When space counts as short.
@@ -104,7 +106,7 @@ pub fn usable<'a>(features: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// The keys that rarely change.
-pub fn lazy_keys(batch: &mut Batch, me: &HostName, usable: &str, space: Option<Space>) {
+pub fn lazy_keys(batch: &mut Batch, me: &HostName, usable: &str) {
     let mut set = |name: &str, value: String| {
         batch.set_if_changed(Key::HostActual(me.clone(), name.to_string()), value);
     };
@@ -113,13 +115,67 @@ pub fn lazy_keys(batch: &mut Batch, me: &HostName, usable: &str, space: Option<S
     set("usable", usable.into());
     set("buildtag", BUILDTAG.into());
     set("marsadm-version", "2.9".into());
-    set("used-log-digest", DIGEST_USED.to_string());
-    set("used-net-digest", DIGEST_USED.to_string());
-    set("used-log-compression", "0".into());
-    set("used-net-compression", "0".into());
-    if let Some(s) = space {
-        set("rest-space", s.rest_gib().to_string());
-        set("total-space", s.total_gib().to_string());
+}
+
+/// Digest and compression that this host is configured for: those of its first resource, as each may have its own.
+pub fn wanted(
+    config: &mars_daemon::Config,
+    resources: &[ResName],
+) -> (Digest, Option<Compression>) {
+    let Some(config) = resources.first().map(|r| config.resource(r)) else {
+        return (Digest::Crc32c, None);
+    };
+    let digest = match config.log_digest {
+        LogDigest::Crc32c => Digest::Crc32c,
+        LogDigest::Md5 => Digest::Md5,
+    };
+    let compression = match config.log_compression {
+        LogCompression::None => None,
+        LogCompression::Lz4 => Some(Compression::Lz4),
+        LogCompression::Zlib => Some(Compression::Zlib),
+    };
+    (digest, compression)
+}
+
+/// The digests and compressions that this host uses for what it writes and sends, as the tree has it. `wanted`: as configured.
+pub fn used_keys(
+    batch: &mut Batch,
+    spread: &Spread,
+    me: &HostName,
+    members: &[HostName],
+    wanted: (Digest, Option<Compression>),
+) {
+    let mut snap = Snapshot::default();
+    let own = format!("defaults-{me}/");
+    let mut take = |prefix: &str| {
+        for (rest, text) in spread.texts_below(prefix) {
+            snap.insert(&Key::parse(&format!("{prefix}{rest}")), text, Stamp::ZERO);
+        }
+    };
+    take("defaults/");
+    take(&own);
+    for h in members {
+        take(&format!("actual-{h}/features"));
+    }
+    let common = common_features(&snap, members.iter().cloned());
+    let digest = |d| FeatureMask::of_digest(d).0;
+    let compression = |c: Option<Compression>| c.map_or(0, |c| FeatureMask::of_compression(c).0);
+    for (name, bits) in [
+        (
+            "used-log-digest",
+            digest(log_digest(&snap, me, common, wanted.0)),
+        ),
+        ("used-net-digest", digest(net_digest(&snap, me, common))),
+        (
+            "used-log-compression",
+            compression(log_compression(&snap, me, common, wanted.1)),
+        ),
+        (
+            "used-net-compression",
+            compression(net_compression(&snap, me, common)),
+        ),
+    ] {
+        batch.set_if_changed(Key::HostActual(me.clone(), name.to_string()), bits);
     }
 }
 

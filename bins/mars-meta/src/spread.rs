@@ -4,6 +4,7 @@
 //! told us and that lie behind that position. So a slow peer costs nothing: when it is ready again it gets one fresh difference.
 //!
 //! `uuid` and the heartbeats (`actual-*/time`, `actual-*/alive`) go last: whoever sees them has everything that was there before them.
+use mars_net::VisitLink;
 use mars_tree::{Applied, Key, Rank, RemoteLink, Stamp, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -126,6 +127,15 @@ impl Spread {
             .take_while(move |(p, _)| p.starts_with(prefix))
             .filter(|(_, e)| e.value == Value::DELETED.as_bytes())
             .map(move |(p, e)| (&p[prefix.len()..], e.stamp))
+    }
+
+    /// Everything, for a visitor.
+    pub fn all(&self) -> impl Iterator<Item = VisitLink> {
+        self.links.iter().map(|(path, e)| VisitLink {
+            path: path.clone(),
+            value: e.value.clone(),
+            stamp: e.stamp.as_nanos(),
+        })
     }
 
     fn order(&mut self, path: &str) -> &mut BTreeMap<u64, String> {

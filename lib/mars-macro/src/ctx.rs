@@ -2,11 +2,20 @@
 use crate::{MacroError, Scope};
 use mars_policy::{Progress, View, percent, permille, progress, sync_progress};
 use mars_tree::{HostName, Key, ResName, TodoSwitch};
+use std::cell::OnceCell;
+
+/// What is computed once for a resource, seen from one host at one moment: one view asks for it again and again.
+#[derive(Default)]
+pub(crate) struct Memo {
+    progress: OnceCell<Progress>,
+    sync: OnceCell<Option<Span>>,
+}
 
 /// A scope whose resource is known.
 #[derive(Clone, Copy)]
 pub(crate) struct Ctx<'a> {
     pub scope: &'a Scope<'a>,
+    memo: &'a Memo,
     pub v: View<'a>,
     pub res: &'a ResName,
 }
@@ -45,23 +54,28 @@ pub(crate) fn float(n: u64) -> f64 {
 }
 
 impl<'a> Ctx<'a> {
-    pub fn new(name: &str, scope: &'a Scope<'a>) -> Result<Ctx<'a>, MacroError> {
+    /// `memo` belongs to this resource and host.
+    pub fn new(name: &str, scope: &'a Scope<'a>, memo: &'a Memo) -> Result<Ctx<'a>, MacroError> {
         let res = scope
             .res
             .ok_or_else(|| MacroError::NeedsResource(name.to_string()))?;
         Ok(Ctx {
             scope,
+            memo,
             v: scope.view,
             res,
         })
     }
+    pub fn memo(&self) -> &'a Memo {
+        self.memo
+    }
     pub fn me(&self) -> &'a HostName {
         self.v.me
     }
-    /// Text of `resource-RES/actual-HOST/NAME`.
+    /// Text of `resource-RES/actual-HOST/NAME`; `None` also when it is damaged.
     pub fn actual_text(&self, host: &HostName, name: &str) -> Option<&'a str> {
         let key = Key::Actual(self.res.clone(), host.clone(), name.to_string());
-        self.v.snap.text(&key)
+        self.v.snap.sound_text(&key)
     }
     pub fn actual(&self, host: &HostName, name: &str) -> Option<i64> {
         self.v.snap.actual(self.res, host, name)
@@ -71,7 +85,7 @@ impl<'a> Ctx<'a> {
     }
     pub fn disk_path(&self, host: &HostName) -> Option<&'a str> {
         let key = Key::Data(self.res.clone(), host.clone());
-        self.v.snap.text(&key)
+        self.v.snap.sound_text(&key)
     }
     /// Is the configured disk usable? Of foreign hosts nothing is known: assumed.
     pub fn disk_present(&self, host: &HostName) -> bool {
@@ -85,7 +99,7 @@ impl<'a> Ctx<'a> {
     /// `/dev/mars/NAME`.
     pub fn device_path(&self, host: &HostName) -> String {
         let key = Key::Device(self.res.clone(), host.clone());
-        let name = self.v.snap.text(&key).unwrap_or(self.res.as_str());
+        let name = self.v.snap.sound_text(&key).unwrap_or(self.res.as_str());
         let dir = match self.scope.machine.dev_dir.as_str() {
             "" => "/dev/mars",
             dir => dir,
@@ -93,16 +107,25 @@ impl<'a> Ctx<'a> {
         format!("{dir}/{name}")
     }
     pub fn progress(&self) -> Progress {
-        progress(&self.v, self.res, self.me())
+        *self
+            .memo
+            .progress
+            .get_or_init(|| progress(&self.v, self.res, self.me()))
+    }
+    /// `None` when position or size is unknown.
+    pub fn sync(&self) -> Option<Span> {
+        let sync = || {
+            let s = sync_progress(&self.v, self.res, self.me())?;
+            Some(Span {
+                pos: s.pos,
+                size: s.size,
+            })
+        };
+        *self.memo.sync.get_or_init(sync)
     }
     pub fn span(&self, job: Job) -> Span {
         if job == Job::Sync {
-            return sync_progress(&self.v, self.res, self.me())
-                .map(|s| Span {
-                    pos: s.pos,
-                    size: s.size,
-                })
-                .unwrap_or_default();
+            return self.sync().unwrap_or_default();
         }
         let p = self.progress();
         let (pos, size) = match job {
@@ -147,6 +170,8 @@ impl<'a> Ctx<'a> {
     pub fn timestamp(&self, job: Job, host: &HostName) -> Option<u64> {
         let snap = self.v.snap;
         let replay = || {
+            // A damaged position is no progress.
+            snap.replay(self.res, host)?;
             snap.stamp(&Key::Replay(self.res.clone(), host.clone()))
                 .map(|s| s.secs())
         };

@@ -3,7 +3,7 @@ use crate::Scope;
 use mars_tree::{HostName, Key};
 
 /// Bits with the names that users write (marsadm-commands.md section 8).
-const NAMES: &[(u64, &str)] = &[
+pub const FEATURE_NAMES: &[(u64, &str)] = &[
     (0x0001_0000, "CHKSUM_MD5_OLD"),
     (0x0002_0000, "CHKSUM_MD5"),
     (0x0004_0000, "CHKSUM_CRC32C"),
@@ -15,7 +15,7 @@ const NAMES: &[(u64, &str)] = &[
 ];
 
 fn names(mask: u64, family: &str) -> String {
-    let list: Vec<&str> = NAMES
+    let list: Vec<&str> = FEATURE_NAMES
         .iter()
         .filter(|(bit, name)| mask & bit != 0 && name.starts_with(family))
         .map(|(_, name)| *name)
@@ -36,7 +36,7 @@ fn mask(scope: &Scope<'_>, host: &HostName, link: &str) -> u64 {
     scope
         .view
         .snap
-        .text(&key)
+        .sound_text(&key)
         .and_then(|t| number(t.split(',').nth(2)?))
         .unwrap_or(0)
 }
@@ -44,7 +44,7 @@ fn mask(scope: &Scope<'_>, host: &HostName, link: &str) -> u64 {
 /// First field of `features`.
 pub(crate) fn version(scope: &Scope<'_>, host: &HostName) -> String {
     let key = Key::HostActual(host.clone(), "features".to_string());
-    let text = scope.view.snap.text(&key).unwrap_or("");
+    let text = scope.view.snap.sound_text(&key).unwrap_or("");
     text.split(',').next().unwrap_or("").to_string()
 }
 
@@ -52,12 +52,20 @@ pub(crate) fn version(scope: &Scope<'_>, host: &HostName) -> String {
 pub(crate) fn feature_macro(name: &str, scope: &Scope<'_>, host: &HostName) -> Option<String> {
     let of = |link: &str, family: &str| names(mask(scope, host, link), family);
     let default = |key: &str| {
-        let text = scope.view.snap.text(&Key::Default(key.to_string()));
+        let text = scope.view.snap.sound_text(&Key::Default(key.to_string()));
         names(text.and_then(number).unwrap_or(0), "")
     };
     let used = |key: &str| {
         let key = Key::HostActual(host.clone(), key.to_string());
-        names(scope.view.snap.text(&key).and_then(number).unwrap_or(0), "")
+        names(
+            scope
+                .view
+                .snap
+                .sound_text(&key)
+                .and_then(number)
+                .unwrap_or(0),
+            "",
+        )
     };
     Some(match name {
         "potential-features" => names(u64::MAX, ""),

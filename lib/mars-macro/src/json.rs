@@ -11,9 +11,10 @@
 //! [`view_json`] (one resource): `resource`, `host`, `members`, `is_member`, `size_bytes`, `disk_state`, `disk_error`, `repl_state`,
 //! `flags`, `role`, `todo_role`, `primary_node`, `actual_primaries`, `primary_age_seconds`, `replay_code`, `consistency`, `switches`,
 //! `actual`, `disk`, `device`, `sync`, `fetch`, `replay`, `work`, `logs`, `split_brain`, `messages`.
-use crate::ctx::{Ctx, Job};
+use crate::ctx::{Ctx, Job, Memo};
 use crate::messages::{Wish, messages};
-use crate::{Scope, evaluate};
+use crate::view::evaluate_memo;
+use crate::{NoOutside, Scope, Variables};
 use mars_policy::{actual_primary_hosts, consistency, split_brain};
 use mars_tree::{HostName, MessageValue, TodoSwitch};
 use serde_json::{Value, json};
@@ -23,7 +24,8 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// One resource; `null` when the scope has none.
 pub fn view_json(scope: &Scope<'_>) -> Value {
-    Ctx::new("view", scope).map_or(Value::Null, |c| resource(&c))
+    let memo = Memo::default();
+    Ctx::new("view", scope, &memo).map_or(Value::Null, |c| resource(&c))
 }
 
 /// The host with all given resources.
@@ -48,7 +50,7 @@ pub fn view_json_all(scope: &Scope<'_>, resources: &[mars_tree::ResName]) -> Val
     json!({
         "schema_version": SCHEMA_VERSION,
         "host": v.me.as_str(),
-        "uuid": v.snap.text(&mars_tree::Key::Uuid),
+        "uuid": v.snap.sound_text(&mars_tree::Key::Uuid),
         "engine_running": v.engine_running,
         "lamport_time": v.now.to_string(),
         "emergency_level": v.emergency_level(v.me),
@@ -64,7 +66,7 @@ fn host(scope: &Scope<'_>, h: &HostName) -> Value {
     let beat = v.heartbeat(h);
     json!({
         "host": h.as_str(),
-        "ip": v.ip(h),
+        "ip": v.snap.sound_text(&mars_tree::Key::Ip(h.clone())),
         "alive": v.is_alive(h),
         "heartbeat": beat.map(|s| s.to_string()),
         "heartbeat_age_seconds": beat.map(|s| v.now.since(s).as_secs()),
@@ -90,7 +92,7 @@ fn message_list(scope: &Scope<'_>, global: bool) -> Vec<Value> {
                     text,
                 }) => json!({"class": class, "name": name, "text": text,
                     "since_real": real.to_string(), "since_lamport": lamport.to_string()}),
-                None => json!({"class": class, "name": name, "text": m.raw,
+                None => json!({"class": class, "name": name, "text": m.text(),
                     "since_real": null, "since_lamport": null}),
             })
         })
@@ -103,7 +105,7 @@ fn text(c: &Ctx<'_>, name: &str) -> Value {
         args: &[],
         ..*c.scope
     };
-    match evaluate(name, &scope) {
+    match evaluate_memo(name, &scope, &Variables::new(), &mut NoOutside, c.memo()) {
         Ok(text) => Value::String(text),
         Err(_) => Value::Null,
     }
@@ -148,9 +150,6 @@ fn resource(c: &Ctx<'_>) -> Value {
             })
             .collect()
     });
-    let sync =
-        c.v.snap
-            .number(&mars_tree::Key::SyncStatus(c.res.clone(), me.clone()));
     json!({
         "resource": c.res.as_str(),
         "host": me.as_str(),
@@ -195,12 +194,12 @@ fn resource(c: &Ctx<'_>) -> Value {
         "device": {
             "path": c.device_path(me),
             "present": c.device_present(me),
-            "open_count": c.actual(me, "open-count").unwrap_or(0),
-            "ops_per_second": c.actual(me, "ops-if_rate").unwrap_or(0),
-            "flying": c.actual(me, "if-flying").unwrap_or(0),
+            "open_count": c.actual(me, "open-count").unwrap_or(0).max(0),
+            "ops_per_second": c.actual(me, "ops-if_rate").unwrap_or(0).max(0),
+            "flying": c.actual(me, "if-flying").unwrap_or(0).max(0),
             "error": c.actual(me, "if-state").filter(|e| *e != 0),
         },
-        "sync": if sync.is_some() { job(c, Job::Sync) } else { Value::Null },
+        "sync": if c.sync().is_some() { job(c, Job::Sync) } else { Value::Null },
         "fetch": job(c, Job::Fetch),
         "replay": job(c, Job::Replay),
         "work": job(c, Job::Work),

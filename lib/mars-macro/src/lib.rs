@@ -12,20 +12,26 @@ mod messages;
 mod names;
 mod predefined;
 mod primitive;
+pub mod report;
+mod split;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use features::FEATURE_NAMES;
 pub use human::{human_number, human_seconds, progress_bar};
 pub use json::{view_json, view_json_all};
 pub use lang::{LangError, Limits, Run, Source, World, builtin_names};
+pub use messages::date;
 pub use names::primitive_names;
 pub use predefined::{predefined_names, predefined_text};
 pub use primitive::{MacroError, primitive};
+pub use split::split_brain_lines;
 pub use view::{NoOutside, Outside, Session, Variables, evaluate_text, evaluate_with};
 
 use mars_policy::View;
-use mars_tree::ResName;
+use mars_tree::{HostName, ResName, Stamp};
+use std::time::Duration;
 
 /// What a macro is evaluated for.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +67,23 @@ pub struct Machine {
     pub mounts: Vec<Mount>,
     /// Status files of the original (`resource-RES/3.reason.status`, `resource-RES/logstatus-HOST.status`), path below the root and text.
     pub status_files: Vec<(String, String)>,
+    /// What is read from the log files that are here, for [`report`]; left out = not known.
+    pub oldest_unapplied: Vec<OldestUnapplied>,
+    /// Seconds that local time is ahead of UTC, at a moment in seconds since 1970. `None`: times are shown in UTC.
+    pub utc_offset: Option<fn(u64) -> i32>,
+    /// Error messages younger than this are not shown yet (`--timeout`); `None`: 600 s.
+    pub error_settle: Option<Duration>,
+}
+
+/// The first log record that a member has not applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldestUnapplied {
+    /// Resource.
+    pub res: ResName,
+    /// Member.
+    pub host: HostName,
+    /// When it was written (Lamport).
+    pub stamp: Stamp,
 }
 
 /// A mounted device.

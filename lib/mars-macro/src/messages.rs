@@ -2,9 +2,11 @@
 use crate::Scope;
 use mars_policy::errno_text;
 use mars_tree::{MessageValue, Stamp};
+use std::borrow::Cow;
 use std::time::Duration;
 
-/// Error messages younger than this are not shown by `the-*`: they may pass by themselves (symlink-tree.md 1.8).
+/// Error messages younger than this are not shown by `the-*`, unless the program says otherwise: they may pass by themselves
+/// (symlink-tree.md 1.8).
 const ERROR_SETTLE: Duration = Duration::from_secs(600);
 
 /// Which messages, and how.
@@ -24,13 +26,18 @@ pub(crate) struct Wish {
 pub(crate) struct Message<'a> {
     /// `err-replay-stop`.
     pub name: &'a str,
-    /// Value as it is.
-    pub raw: &'a str,
+    /// Value; not necessarily one of a message.
+    pub raw: Cow<'a, str>,
 }
 
 impl Message<'_> {
     pub fn parsed(&self) -> Option<MessageValue> {
         self.raw.parse().ok()
+    }
+    /// One line, whatever somebody has written there.
+    pub fn text(&self) -> String {
+        let sign = |c: char| if c.is_control() { '?' } else { c };
+        self.raw.chars().map(sign).collect()
     }
 }
 
@@ -84,7 +91,8 @@ pub(crate) fn messages<'a>(scope: &Scope<'a>, wish: Wish) -> Vec<Message<'a>> {
         match m.parsed() {
             Some(MessageValue::Ok) => false,
             Some(MessageValue::Text { lamport, .. }) if m.name.starts_with("err-") => {
-                scope.view.now.since(lamport) >= ERROR_SETTLE
+                let settle = scope.machine.error_settle.unwrap_or(ERROR_SETTLE);
+                scope.view.now.since(lamport) >= settle
             }
             // Damaged ones are shown: hiding trouble does not help.
             _ => !m.raw.starts_with("OK"),
@@ -100,7 +108,7 @@ pub(crate) fn messages<'a>(scope: &Scope<'a>, wish: Wish) -> Vec<Message<'a>> {
         .filter_map(|(path, link)| {
             Some(Message {
                 name: path.get(prefix.len()..)?,
-                raw: link.value.as_str()?,
+                raw: String::from_utf8_lossy(link.value.as_bytes()),
             })
         })
         .filter(keep)
@@ -112,24 +120,25 @@ pub(crate) fn lines(scope: &Scope<'_>, wish: Wish) -> Vec<String> {
     messages(scope, wish)
         .iter()
         .map(|m| {
+            let text = m.text();
             let text = if wish.pretty {
-                pretty(m.raw, wish.all)
+                pretty(&text, wish.all, scope.machine.utc_offset)
             } else {
-                m.raw.to_string()
+                text
             };
             format!("{}: {text}", m.name)
         })
         .collect()
 }
 
-/// Stamps become dates (UTC: this crate knows no time zones), error numbers become names.
-pub(crate) fn pretty(raw: &str, nanos: bool) -> String {
+/// Stamps become dates in local time, error numbers become names.
+pub(crate) fn pretty(raw: &str, nanos: bool, offset: Option<fn(u64) -> i32>) -> String {
     let mut out: Vec<String> = Vec::new();
     for word in raw.split(' ') {
         let before = out.iter().rev().find(|w| w.as_str() != "=");
         let is_code = matches!(before.map(String::as_str), Some("error" | "status"));
         if let Ok(stamp) = word.parse::<Stamp>() {
-            out.push(date(stamp, nanos));
+            out.push(date(stamp, nanos, offset));
         } else if is_code && word.parse::<i64>().is_ok() {
             out.push(errno_text(word));
         } else {
@@ -139,9 +148,10 @@ pub(crate) fn pretty(raw: &str, nanos: bool) -> String {
     out.join(" ")
 }
 
-/// `2023-11-14 22:13:20[.123456789]`, UTC.
-pub(crate) fn date(stamp: Stamp, nanos: bool) -> String {
-    let secs = stamp.secs();
+/// `2023-11-14 22:13:20[.123456789]`.
+pub fn date(stamp: Stamp, nanos: bool, offset: Option<fn(u64) -> i32>) -> String {
+    let ahead = i64::from(offset.map_or(0, |f| f(stamp.secs())));
+    let secs = stamp.secs().saturating_add_signed(ahead);
     let (days, s) = (secs / 86_400, secs % 86_400);
     // Civil date from days since 1970, in eras of 400 years that begin in March.
     let z = days + 719_468;
@@ -171,20 +181,25 @@ mod tests {
         let raw =
             "1700000000.123456789 1700000001.000000000 replay stopped, error -5 status = -28 5";
         assert_eq!(
-            pretty(raw, false),
+            pretty(raw, false, None),
             "2023-11-14 22:13:20 2023-11-14 22:13:21 replay stopped, error [EIO:Input/output_error] status = [ENOSPC:No_space_left_on_device] 5"
         );
-        assert!(pretty(raw, true).starts_with("2023-11-14 22:13:20.123456789 "));
+        assert!(pretty(raw, true, None).starts_with("2023-11-14 22:13:20.123456789 "));
     }
 
     #[test]
     fn date_leap_days_and_ends() {
-        let at = |s: &str| date(s.parse().unwrap(), false);
+        let at = |s: &str| date(s.parse().unwrap(), false, None);
         assert_eq!(at("0.000000000"), "1970-01-01 00:00:00");
+        let zone: Option<fn(u64) -> i32> = Some(|secs| if secs < 5000 { -7200 } else { 3600 });
+        let local = |s: &str| date(s.parse().unwrap(), false, zone);
+        assert_eq!(local("1700000000.123456789"), "2023-11-14 23:13:20");
+        // There is no time before 1970 in a tree.
+        assert_eq!(local("60.000000000"), "1970-01-01 00:00:00");
         assert_eq!(at("951782400.000000000"), "2000-02-29 00:00:00");
         assert_eq!(at("4107542399.000000000"), "2100-02-28 23:59:59");
         assert_eq!(at("4107542400.000000000"), "2100-03-01 00:00:00");
-        assert_eq!(date(Stamp::from_nanos(u64::MAX), false).len(), 19);
+        assert_eq!(date(Stamp::from_nanos(u64::MAX), false, None).len(), 19);
     }
 
     #[test]

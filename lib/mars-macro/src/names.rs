@@ -3,6 +3,8 @@ use crate::MacroError;
 use crate::ctx::Job;
 use crate::features::FEATURE_MACROS;
 use crate::local::LOCAL_MACROS;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// Names without a resource.
 pub(crate) const GLOBAL: &[&str] = &[
@@ -14,9 +16,14 @@ pub(crate) const GLOBAL: &[&str] = &[
     "cluster-members",
     "cluster-peers",
     "configured-peers",
+    "count-all-guests",
+    "count-all-members",
     "count-all-resources",
     "count-cluster-members",
     "count-cluster-peers",
+    "count-configured-peers",
+    "count-my-guests",
+    "count-my-members",
     "count-my-resources",
     "errno-text",
     "features-version",
@@ -145,7 +152,6 @@ pub(crate) fn job_has(job: Job, suffix: &str) -> bool {
 
 /// All names.
 pub fn primitive_names() -> Vec<&'static str> {
-    use std::sync::LazyLock;
     static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
         let mut names: Vec<String> = GLOBAL
             .iter()
@@ -178,25 +184,30 @@ pub fn primitive_names() -> Vec<&'static str> {
 }
 
 /// The canonical spelling: `_` for `-`, no separators at all and the prefix `primitive-` are accepted.
-pub(crate) fn find(name: &str) -> Option<String> {
+pub(crate) fn find(name: &str) -> Option<&'static str> {
+    static INDEX: LazyLock<Index> = LazyLock::new(|| Index::new(primitive_names()));
     let name = name
         .strip_prefix("primitive-")
         .or_else(|| name.strip_prefix("primitive_"))
         .unwrap_or(name);
-    canonical(name, &primitive_names()).map(str::to_string)
+    INDEX.find(name)
 }
 
-/// The one of `names` that is meant: as it is, with `_` for `-`, or without any separators.
-pub(crate) fn canonical<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
-    let dashed = name.replace('_', "-");
-    if let Some(n) = names.iter().find(|n| **n == dashed) {
-        return Some(n);
+/// Names by what is left of them without separators: macros look up names all the time.
+pub(crate) struct Index(HashMap<String, &'static str>);
+
+fn bare(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '-' | '_')).collect()
+}
+
+impl Index {
+    pub fn new(names: impl IntoIterator<Item = &'static str>) -> Index {
+        Index(names.into_iter().map(|n| (bare(n), n)).collect())
     }
-    let bare = |c: &char| !matches!(c, '-' | '_');
-    names
-        .iter()
-        .find(|n| n.chars().filter(bare).eq(name.chars().filter(bare)))
-        .copied()
+    /// The one that is meant: as it is, with `_` for `-`, or without any separators.
+    pub fn find(&self, name: &str) -> Option<&'static str> {
+        self.0.get(&bare(name)).copied()
+    }
 }
 
 pub(crate) fn unknown(name: &str) -> MacroError {
@@ -236,4 +247,23 @@ fn distance(a: &str, b: &str) -> usize {
         row = next;
     }
     row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_names_differ_in_separators_only() {
+        for names in [
+            primitive_names(),
+            crate::predefined_names(),
+            crate::builtin_names(),
+        ] {
+            // Of the functions only words may be spelt differently.
+            let words = names.iter().filter(|n| bare(n).len() > 2);
+            let all: std::collections::BTreeSet<String> = words.clone().map(|n| bare(n)).collect();
+            assert_eq!(all.len(), words.count());
+        }
+    }
 }

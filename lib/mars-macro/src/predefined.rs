@@ -1,9 +1,10 @@
 //! The complex macros that come with the program: the files of `templates/macros`.
 use crate::lang::Source;
-use crate::names::canonical;
+use crate::names::Index;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 macro_rules! texts {
     ($($name:literal,)*) => {
@@ -64,7 +65,8 @@ pub fn predefined_names() -> Vec<&'static str> {
 
 /// Text of a predefined macro as it stands in its file; `_` for `-`, or no separators, are accepted in the name.
 pub fn predefined_text(name: &str) -> Option<(&'static str, &'static str)> {
-    let known = canonical(name, &predefined_names())?;
+    static INDEX: LazyLock<Index> = LazyLock::new(|| Index::new(predefined_names()));
+    let known = INDEX.find(name)?;
     TEXTS.iter().find(|(n, _)| *n == known).copied()
 }
 

@@ -1,9 +1,10 @@
 //! Primitive macros (macro-language.md section 5). Only those that need no I/O: known mounts, status files and waiting are the
 //! business of programs.
 use crate::Scope;
-use crate::ctx::{Ctx, Job, float};
+use crate::ctx::{Ctx, Job, Memo, float};
 use crate::features::{self, FEATURE_MACROS};
 use crate::human::number;
+use crate::lang::number_of;
 use crate::local::{LOCAL_MACROS, local_macro};
 use crate::messages;
 use crate::names::{GLOBAL, JOB_SUFFIXES, JOBS, find, job_has, unknown};
@@ -45,10 +46,19 @@ pub enum MacroError {
 
 /// Value of a primitive macro; `_` and `-` in names are the same.
 pub fn primitive(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
+    primitive_with(name, scope, &Memo::default())
+}
+
+/// The same; `memo` belongs to resource and host of the scope.
+pub(crate) fn primitive_with(
+    name: &str,
+    scope: &Scope<'_>,
+    memo: &Memo,
+) -> Result<String, MacroError> {
     let Some(known) = find(name) else {
         return Err(unknown(name));
     };
-    if let Some((wish, count)) = messages::parse_name(&known) {
+    if let Some((wish, count)) = messages::parse_name(known) {
         let lines = messages::lines(scope, wish);
         return Ok(if count {
             lines.len().to_string()
@@ -56,26 +66,26 @@ pub fn primitive(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
             lines.join("\n")
         });
     }
-    if FEATURE_MACROS.contains(&known.as_str()) {
-        let host = host_arg(&known, scope, 0)?;
-        return Ok(features::feature_macro(&known, scope, &host).unwrap_or_default());
+    if FEATURE_MACROS.contains(&known) {
+        let host = host_arg(known, scope, 0)?;
+        return Ok(features::feature_macro(known, scope, &host).unwrap_or_default());
     }
-    if GLOBAL.contains(&known.as_str()) {
-        return global(&known, scope);
+    if GLOBAL.contains(&known) {
+        return global(known, scope, memo);
     }
-    let ctx = Ctx::new(name, scope)?;
-    if LOCAL_MACROS.contains(&known.as_str()) {
-        return Ok(local_macro(&known, &ctx));
+    let ctx = Ctx::new(name, scope, memo)?;
+    if LOCAL_MACROS.contains(&known) {
+        return Ok(local_macro(known, &ctx));
     }
     for (prefix, job) in JOBS {
         if let Some(suffix) = known.strip_prefix(prefix)
             && JOB_SUFFIXES.contains(&suffix)
             && job_has(*job, suffix)
         {
-            return job_macro(&known, &ctx, *job, suffix);
+            return job_macro(known, &ctx, *job, suffix);
         }
     }
-    of_resource(&known, &ctx)
+    of_resource(known, &ctx)
 }
 
 fn arg<'a>(scope: &Scope<'a>, index: usize) -> Option<&'a str> {
@@ -95,14 +105,9 @@ fn host_arg(name: &str, scope: &Scope<'_>, index: usize) -> Result<HostName, Mac
     }
 }
 
-fn number_arg(name: &str, scope: &Scope<'_>, index: usize) -> Result<Option<f64>, MacroError> {
-    let Some(text) = arg(scope, index) else {
-        return Ok(None);
-    };
-    match text.trim().parse::<f64>() {
-        Ok(n) if n.is_finite() => Ok(Some(n)),
-        _ => Err(wrong(name, text, &"not a number")),
-    }
+/// As everywhere in the language: the number that the text begins with. `None` when there is no argument, or an empty one.
+fn number_arg(scope: &Scope<'_>, index: usize) -> Option<f64> {
+    arg(scope, index).map(number_of)
 }
 
 fn wrong(name: &str, value: &str, why: &dyn std::fmt::Display) -> MacroError {
@@ -148,12 +153,12 @@ fn guests(scope: &Scope<'_>, res: &ResName) -> Vec<HostName> {
     hosts
 }
 
-fn global(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
+fn global(name: &str, scope: &Scope<'_>, memo: &Memo) -> Result<String, MacroError> {
     let v = &scope.view;
     let host = || host_arg(name, scope, 0);
     let host_actual = |host: &HostName, key: &str| {
         let key = Key::HostActual(host.clone(), key.to_string());
-        v.snap.text(&key).unwrap_or_default().to_string()
+        v.snap.sound_text(&key).unwrap_or_default().to_string()
     };
     // The host whose liveness is asked: argument, else the designated primary, else this one.
     let watched = || match arg(scope, 0) {
@@ -172,10 +177,19 @@ fn global(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
             all.retain(|r| !guests(scope, r).is_empty());
             join(&all)
         }
-        "count-all-resources" => v.snap.resources().len().to_string(),
+        "count-all-resources" | "count-all-members" => v.snap.resources().len().to_string(),
+        "count-all-guests" => {
+            let all = v.snap.resources();
+            let with_guests = all.iter().filter(|r| !guests(scope, r).is_empty());
+            with_guests.count().to_string()
+        }
+        "count-configured-peers" => v.snap.hosts().len().to_string(),
         "my-resources" | "my-members" => join(&resources_of(scope, &host()?, false)),
         "my-guests" => join(&resources_of(scope, &host()?, true)),
-        "count-my-resources" => resources_of(scope, &host()?, false).len().to_string(),
+        "count-my-resources" | "count-my-members" => {
+            resources_of(scope, &host()?, false).len().to_string()
+        }
+        "count-my-guests" => resources_of(scope, &host()?, true).len().to_string(),
         "alive-timestamp" => v
             .heartbeat(&watched()?)
             .map_or("-1".into(), |s| s.secs().to_string()),
@@ -197,35 +211,37 @@ fn global(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
             let key = Key::HostDefault(host()?, "sync-limit".to_string());
             v.snap.number(&key).unwrap_or(0).to_string()
         }
-        "human-seconds" => human_seconds(number_arg(name, scope, 0)?),
+        "human-seconds" => human_seconds(number_arg(scope, 0)),
         "human-number" | "human-numbers" => {
-            let mut numbers = Vec::new();
-            for i in 3..scope.args.len() {
-                numbers.push(number_arg(name, scope, i)?.unwrap_or(0.0));
-            }
+            let numbers = scope.args.iter().skip(3).map(|a| number_of(a));
+            let numbers: Vec<f64> = numbers.collect();
             let text = |i| arg(scope, i).unwrap_or("");
             human_number(text(0), text(1), text(2), &numbers)
         }
-        "progress" => bar(name, scope)?,
+        "progress" => bar(name, scope, memo)?,
         "rest-space" | "total-space" => host_actual(&host()?, name),
         "time" => v.now.secs().to_string(),
         "real-time" => scope.machine.real_time.to_string(),
         "tree" | "tree-version" => host_actual(&host()?, "tree"),
-        "uuid" => v.snap.text(&Key::Uuid).unwrap_or_default().to_string(),
+        "uuid" => v
+            .snap
+            .sound_text(&Key::Uuid)
+            .unwrap_or_default()
+            .to_string(),
         _ => return Err(unknown(name)),
     })
 }
 
 /// `%progress{len}{min}{mid}{max}`; without numbers those of `summary-vector`.
-fn bar(name: &str, scope: &Scope<'_>) -> Result<String, MacroError> {
-    let len = number_arg(name, scope, 0)?.unwrap_or(20.0).clamp(0.0, 1e4);
+fn bar(name: &str, scope: &Scope<'_>, memo: &Memo) -> Result<String, MacroError> {
+    let len = number_arg(scope, 0).unwrap_or(20.0).clamp(0.0, 1e4);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let len = len as usize;
     if scope.args.len() > 1 {
-        let n = |i| Ok::<_, MacroError>(number_arg(name, scope, i)?.unwrap_or(0.0));
-        return Ok(progress_bar(len, n(1)?, n(2)?, n(3)?));
+        let n = |i| number_arg(scope, i).unwrap_or(0.0);
+        return Ok(progress_bar(len, n(1), n(2), n(3)));
     }
-    let p = Ctx::new(name, scope)?.progress();
+    let p = Ctx::new(name, scope, memo)?.progress();
     Ok(progress_bar(
         len,
         float(p.replay_pos),
@@ -250,24 +266,25 @@ fn job_macro(name: &str, c: &Ctx<'_>, job: Job, suffix: &str) -> Result<String, 
             Job::Fetch => "file",
             _ => "replay",
         };
-        c.actual(c.me(), &format!("{what}-{link}_rate"))
-            .unwrap_or(0)
-            .to_string()
+        count(c, &format!("{what}-{link}_rate"))
     };
     let seconds = |n: Option<u64>| n.map_or("-1".into(), |n| n.to_string());
-    let known = job != Job::Sync || c.v.size(c.res).is_some();
     Ok(match suffix {
-        "pos" | "size" if !known => String::new(),
+        "pos" if job == Job::Sync => {
+            let key = Key::SyncStatus(c.res.clone(), c.me().clone());
+            opt(c.v.snap.number(&key))
+        }
+        "size" if job == Job::Sync => opt(c.v.size(c.res)),
         "pos" => span.pos.to_string(),
         "size" => span.size.to_string(),
         "rest" => span.rest().to_string(),
         "reached" => flag(span.rest() == 0),
         "threshold-reached" => {
-            let limit = number_arg(name, c.scope, 0)?;
+            let limit = number_arg(c.scope, 0);
             flag(float(span.rest()) <= limit.unwrap_or(float(c.scope.threshold)))
         }
         "almost-reached" => {
-            let limit = number_arg(name, c.scope, 0)?.unwrap_or(990.0);
+            let limit = number_arg(c.scope, 0).unwrap_or(990.0);
             flag(span.permille() >= limit)
         }
         "percent" => number(span.percent()),
@@ -325,6 +342,12 @@ fn actual_link(x: &str) -> Option<&'static str> {
     })
 }
 
+/// A number that cannot be negative; 0 when unknown.
+fn count(c: &Ctx<'_>, link: &str) -> String {
+    let n = c.actual(c.me(), link);
+    n.unwrap_or(0).max(0).to_string()
+}
+
 fn todo_value(c: &Ctx<'_>, x: &str) -> Option<String> {
     Some(match x {
         "primary" => flag(c.v.is_designated(c.res, c.me())),
@@ -371,7 +394,7 @@ fn of_resource(name: &str, c: &Ctx<'_>) -> Result<String, MacroError> {
     {
         return Ok(value);
     }
-    let text = |key: Key| c.v.snap.text(&key).unwrap_or_default().to_string();
+    let text = |key: Key| c.v.snap.sound_text(&key).unwrap_or_default().to_string();
     let local_logs = || c.v.snap.logs(c.res);
     let facts = || consistency(&c.v, c.res, c.me());
     let completion = || -> Option<mars_tree::Stamp> {
@@ -418,14 +441,14 @@ fn of_resource(name: &str, c: &Ctx<'_>) -> Result<String, MacroError> {
             None => String::new(),
         },
         "device-present" => flag(c.device_present(c.me())),
-        "device-opened" => c.actual(c.me(), "open-count").unwrap_or(0).to_string(),
+        "device-opened" => count(c, "open-count"),
         "disk-error" => opt(c.actual(c.me(), "disk-error")),
         "device-error" => opt(c.actual(c.me(), "if-state")),
-        "device-nrflying" => c.actual(c.me(), "if-flying").unwrap_or(0).to_string(),
+        "device-nrflying" => count(c, "if-flying"),
         "device-completion-stamp" => opt(completion().map(|s| s.secs())),
         "device-completion-age" => opt(completion().map(|s| c.v.now.since(s).as_secs())),
-        "device-ops-rate" => c.actual(c.me(), "ops-if_rate").unwrap_or(0).to_string(),
-        "device-amount-rate" => c.actual(c.me(), "amount-if_rate").unwrap_or(0).to_string(),
+        "device-ops-rate" => count(c, "ops-if_rate"),
+        "device-amount-rate" => count(c, "amount-if_rate"),
         "disk-size" => opt(c.size_of_disk(&host()?)),
         "resource-size" | "device-size" => opt(c.v.size(c.res)),
         "resource-possible-size" => c.possible_size().unwrap_or(0).to_string(),

@@ -1,8 +1,10 @@
 //! `view-NAME`: the language over the facts of one resource.
+use crate::ctx::Memo;
 use crate::lang::{LangError, Limits, Run, Source, World};
 use crate::names::{find, unknown};
 use crate::predefined::predefined;
-use crate::{MacroError, Scope, primitive};
+use crate::primitive::primitive_with;
+use crate::{MacroError, Scope};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -53,6 +55,7 @@ impl Outside for NoOutside {
 /// The language's world: the facts in `scope` and what is outside.
 struct Facts<'a, 'o> {
     scope: Scope<'a>,
+    memo: &'o Memo,
     outside: &'o mut dyn Outside,
     /// Sources asked for before; `None`: there is none.
     known: BTreeMap<String, Option<Rc<Source>>>,
@@ -72,7 +75,7 @@ impl World for Facts<'_, '_> {
             return self.outside.extra(name, args);
         }
         let scope = Scope { args, ..self.scope };
-        Some(primitive(name, &scope).map_err(|e| e.to_string()))
+        Some(primitive_with(name, &scope, self.memo).map_err(|e| e.to_string()))
     }
     fn tell(&mut self, text: &str) {
         self.outside.tell(text);
@@ -115,6 +118,10 @@ fn variables(scope: &Scope<'_>, more: &Variables) -> Variables {
         ("threshold", scope.threshold.to_string()),
         ("window", scope.view.window.as_secs().to_string()),
         ("verbose", scope.verbose.to_string()),
+        // Of options that the program may know better.
+        ("stuck-seconds", "3600".to_string()),
+        ("keep-backup-hours", "168".to_string()),
+        ("keep-backup-seconds", "604800".to_string()),
     ]
     .map(|(n, v)| (n.to_string(), v))
     .into();
@@ -133,8 +140,20 @@ pub fn evaluate_with(
     more: &Variables,
     outside: &mut dyn Outside,
 ) -> Result<String, MacroError> {
+    evaluate_memo(name, scope, more, outside, &Memo::default())
+}
+
+/// The same; `memo` belongs to resource and host of the scope.
+pub(crate) fn evaluate_memo(
+    name: &str,
+    scope: &Scope<'_>,
+    more: &Variables,
+    outside: &mut dyn Outside,
+    memo: &Memo,
+) -> Result<String, MacroError> {
     let mut facts = Facts {
         scope: *scope,
+        memo,
         outside,
         known: BTreeMap::new(),
     };
@@ -143,7 +162,7 @@ pub fn evaluate_with(
         return Err(MacroError::NeedsResource(name.to_string()));
     }
     if !is_written && find(name).is_some() {
-        return primitive(name, scope);
+        return primitive_with(name, scope, memo);
     }
     let mut run = Run::new(&mut facts, variables(scope, more), Limits::default());
     match run.view(name, scope.args) {
@@ -163,6 +182,7 @@ pub fn evaluate_text(
     let source = Source::option("--macro", text);
     let mut facts = Facts {
         scope: *scope,
+        memo: &Memo::default(),
         outside,
         known: BTreeMap::new(),
     };
@@ -204,6 +224,7 @@ impl Session {
         let source = Source::option(origin, text);
         let mut facts = Facts {
             scope: *scope,
+            memo: &Memo::default(),
             outside,
             known: BTreeMap::new(),
         };

@@ -1,9 +1,8 @@
 //! The cluster on the system bus. In a thread of its own, with its own picture of the tree: the engine only says what changed.
 mod facts;
-mod picture;
 
-use crate::bus::picture::Picture;
 use mars_bus::{Bell, Bus, Failure, Setup, Source, State};
+use mars_facts::{News, Picture};
 use mars_live::{Seen, Watch};
 use mars_tree::{HostEnv, Tree};
 use std::collections::BTreeSet;
@@ -12,16 +11,6 @@ use std::time::Duration;
 
 /// Changes are told at most this often.
 const GAP: Duration = Duration::from_millis(200);
-/// So many paths are looked at one by one; if there are more, everything is read again.
-const PATHS_MAX: usize = 10_000;
-
-/// Paths that changed since the last look.
-#[derive(Default)]
-pub(crate) struct News {
-    all: bool,
-    paths: BTreeSet<String>,
-}
-
 /// The engine's end.
 pub struct Telling {
     news: Arc<Mutex<News>>,
@@ -39,10 +28,7 @@ impl Drop for Telling {
 impl Telling {
     /// Puts the cluster on the bus. Without a thread for it `mars-meta` works as well.
     pub fn start(env: &HostEnv, tree: &Tree) -> Telling {
-        let news = Arc::new(Mutex::new(News {
-            all: true,
-            ..News::default()
-        }));
+        let news = Arc::new(Mutex::new(News::all()));
         let bell = Bell::new();
         let watch = Arc::new(Watch::new());
         let source = Meta {
@@ -74,22 +60,14 @@ impl Telling {
     /// These paths changed.
     pub fn changed(&self, paths: &BTreeSet<String>) {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        if !news.all {
-            news.paths.extend(paths.iter().cloned());
-            if news.paths.len() > PATHS_MAX {
-                *news = News {
-                    all: true,
-                    ..News::default()
-                };
-            }
-        }
+        news.add(paths.iter().cloned());
         drop(news);
         self.bell.ring();
     }
 
     /// Nobody knows what changed.
     pub fn lost(&self) {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner).all = true;
+        *self.news.lock().unwrap_or_else(PoisonError::into_inner) = News::all();
         self.bell.ring();
     }
 }
@@ -131,9 +109,10 @@ impl Source for Meta {
     fn state(&self) -> State {
         let news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
         let mut picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
-        if !picture.update(&self.tree, news) {
+        if let Err(e) = picture.update(&self.tree, news) {
+            tracing::debug!("{e}");
             // Tried again with the next change; meanwhile what is known counts.
-            self.news.lock().unwrap_or_else(PoisonError::into_inner).all = true;
+            *self.news.lock().unwrap_or_else(PoisonError::into_inner) = News::all();
         }
         let now = self.tree.clock().now();
         let snap = picture.look(&self.env, now);

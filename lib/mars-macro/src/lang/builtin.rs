@@ -3,7 +3,8 @@ use super::eval::{Call, Done, Run};
 use super::value::{bits_of, is_true, number_of, split_list, truth};
 use super::{control, strings};
 use crate::human::number;
-use crate::names::canonical;
+use crate::names::Index;
+use std::sync::LazyLock;
 
 /// How a function is called.
 #[derive(Clone, Copy)]
@@ -131,12 +132,11 @@ pub(super) fn builtin(name: &str) -> Option<Builtin> {
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return None;
     }
-    let words: Vec<&str> = TABLE
-        .iter()
-        .map(|(n, _)| *n)
-        .filter(|n| n.starts_with(|c: char| c.is_ascii_alphabetic()))
-        .collect();
-    exact(canonical(name, &words)?)
+    static INDEX: LazyLock<Index> = LazyLock::new(|| {
+        let words = TABLE.iter().map(|(n, _)| *n);
+        Index::new(words.filter(|n| n.starts_with(|c: char| c.is_ascii_alphabetic())))
+    });
+    exact(INDEX.find(name)?)
 }
 
 fn number_text(n: u64) -> String {

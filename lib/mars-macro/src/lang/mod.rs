@@ -14,6 +14,7 @@ mod value;
 pub use builtin::builtin_names;
 pub use eval::{LangError, Limits, Run};
 pub use source::Source;
+pub(crate) use value::number_of;
 
 use std::rc::Rc;
 

@@ -2,6 +2,9 @@
 use super::eval::{Call, Done, Run};
 use super::value::truth;
 use fancy_regex::{Regex, RegexBuilder};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Steps that one match may take before it counts as none.
 const BACKTRACK_MAX: usize = 1_000_000;
@@ -19,6 +22,19 @@ struct Options {
     multi_line: bool,
     dot_all: bool,
     extended: bool,
+}
+
+impl Options {
+    fn bits(&self) -> u8 {
+        [
+            self.insensitive,
+            self.multi_line,
+            self.dot_all,
+            self.extended,
+        ]
+        .iter()
+        .fold(0, |n, b| n << 1 | u8::from(*b))
+    }
 }
 
 fn options(r: &mut Run<'_>, c: &Call, i: usize) -> Done<Options> {
@@ -42,8 +58,25 @@ fn options(r: &mut Run<'_>, c: &Call, i: usize) -> Done<Options> {
     })
 }
 
-fn compile(pattern: &str, o: &Options) -> Option<Regex> {
-    RegexBuilder::new(pattern)
+/// Expression and options -> compiled, `None` for a bad one.
+type Compiled = HashMap<(String, u8), Option<Rc<Regex>>>;
+
+thread_local! {
+    /// Compiled expressions: the same macro runs for each resource.
+    static COMPILED: RefCell<Compiled> = RefCell::new(HashMap::new());
+}
+
+/// Most expressions that are kept, and the longest of them.
+const KEPT_MAX: usize = 16;
+const KEPT_LEN: usize = 1024;
+
+/// `None` for a bad expression.
+fn compile(pattern: &str, o: &Options) -> Option<Rc<Regex>> {
+    let key = (pattern.to_string(), o.bits());
+    if let Some(known) = COMPILED.with_borrow(|c| c.get(&key).cloned()) {
+        return known;
+    }
+    let built = RegexBuilder::new(pattern)
         .case_insensitive(o.insensitive)
         .multi_line(o.multi_line)
         .dot_matches_new_line(o.dot_all)
@@ -52,6 +85,17 @@ fn compile(pattern: &str, o: &Options) -> Option<Regex> {
         .delegate_size_limit(COMPILED_MAX)
         .build()
         .ok()
+        .map(Rc::new);
+    if pattern.len() > KEPT_LEN {
+        return built;
+    }
+    COMPILED.with_borrow_mut(|c| {
+        if c.len() >= KEPT_MAX {
+            c.clear();
+        }
+        c.insert(key, built.clone());
+    });
+    built
 }
 
 /// 1 or nothing; a bad expression matches nothing.

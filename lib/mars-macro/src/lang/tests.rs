@@ -120,6 +120,109 @@ fn conformance_vectors() {
     }
 }
 
+/// Each function at least once.
+#[test]
+fn every_function_by_a_table() {
+    // Name, text with it, result.
+    let table: &[(&str, &str, &str)] = &[
+        ("!", "%!{} %!{0} %!{2}", "1 1 "),
+        ("!=", "%!={1}{2}%!={1}{1.0}", "1"),
+        ("%", "%%{17}{5}{4}", "2"),
+        ("&", "%&{7}{6}{3}", "2"),
+        ("&&", "%&&{1}{0}{%die{x}}", "0"),
+        ("*", "%*{2}{3}{4}", "24"),
+        ("+", "%+{0.1}{0.2}{1,9}", "1.3"),
+        ("-", "%-{1}{2}{3}", "-4"),
+        ("/", "%/{1}{4}", "0.25"),
+        ("<", "%<{10}{9}%<{9}{10}", "1"),
+        ("<<", "%<<{3}{2}", "12"),
+        ("<=", "%<={2}{2}%<={3}{2}", "1"),
+        ("==", "%=={02}{2.0}%=={a}{b}%=={1}{2}", "11"),
+        ("=~", "%=~{abc}{^a.c$}", "1"),
+        (">", "%>{10}{9}%>{9}{10}", "1"),
+        (">=", "%>={2}{2}%>={1}{2}", "1"),
+        (">>", "%>>{12}{2}", "3"),
+        ("^", "%^{12}{10}", "6"),
+        ("and", "%and{1}{}{2}", "0"),
+        ("append", "%append{v}{a}%append{v}{b}%{v}", "ab"),
+        ("call", "%call{args}{a}{b}", "<a|b>"),
+        ("callstack", "%callstack{}", "default"),
+        ("dump-vars", "%dump-vars{}", ""),
+        ("elseif", "%elseif{0}{a}{1}{b}{c}", "b"),
+        ("elsif", "%elsif{0}{a}{c}", "c"),
+        ("elsunless", "%elsunless{1}{a}{}{b}{c}", "b"),
+        ("eq", "%eq{a}{a}%eq{a}{b}", "1"),
+        ("eval", "%eval{2}{%protect{%{res}}}", "NAME"),
+        (
+            "eval-down",
+            "%eval-down{%protect{%protect{%{res}}}}",
+            "NAME",
+        ),
+        ("for", "%for{%let{i}{2}}{%{i}}{%{i}{--}}{<%{i}>}", "<2><1>"),
+        ("foreach", "%foreach{v}{a b}{ }{<%{v}>}", "<a><b>"),
+        (
+            "foreach-glob",
+            "%setlink{x}{/p}%foreach-glob{/}{v}{%{v}}",
+            "/p",
+        ),
+        ("ge", "%ge{b}{a}%ge{a}{b}", "1"),
+        (
+            "get-glob",
+            "%setlink{x}{/p}%setlink{x}{/q}%get-glob{/}{}{:}",
+            "/p:/q",
+        ),
+        ("gt", "%gt{b}{a}%gt{a}{a}", "1"),
+        ("if", "%if{ }{t}{e}%if{}{t}{e}%if{0}{t}", "te"),
+        ("include", "%include{args}{a}", "<a>"),
+        ("le", "%le{a}{a}%le{b}{a}", "1"),
+        ("length", "%length{}%length{four}", "04"),
+        ("let", "%let{v}{x}%{v}", "x"),
+        ("lt", "%lt{10}{9}%lt{9}{10}", "1"),
+        ("match", "%match{a\\nb}{^b}%match{a\\nb}{^b}{i}", "1"),
+        ("max", "%max{3}{11}{5}", "11"),
+        ("min", "%min{3}{11}{5}", "3"),
+        ("ne", "%ne{1}{1.0}%ne{a}{a}", "1"),
+        ("not", "%not{}%not{0}%not{x}", "11"),
+        ("or", "%or{}{0}{last}", "last"),
+        ("printf", "%printf{%x-%3d|}{255}{7}", "ff-  7|"),
+        ("protect", "%protect{%if{1}{\\t}}", "%if{1}{\\t}"),
+        (
+            "readlink",
+            "%setlink{v}{/p}%readlink{/p}%readlink{/none}",
+            "v",
+        ),
+        (
+            "set",
+            "%let{l}{a,b}%set{l}{,}{0}{X}%set{l}{,}{*}{Y}%{l}",
+            "X,b,Y",
+        ),
+        ("setlink", "%setlink{v}{/p}", ""),
+        ("sleep", "%sleep{0}", ""),
+        ("sprintf", "%sprintf{%s%%%c %{x}}{a}{65}", "a%A %{x}"),
+        ("subst", "%subst{aab}{a}{b}{g}", "bbb"),
+        ("timeout", "%timeout{1}", ""),
+        ("tmp", "%let{v}{1}%tmp{%let{v}{2}%{v}}%{v}", "21"),
+        ("tolower", "%tolower{AbC}", "abc"),
+        ("toupper", "%toupper{AbC}", "ABC"),
+        ("unless", "%unless{}{t}{e}%unless{1}{t}{e}", "te"),
+        ("until", "%until{%{n}}{x%{++}{n}}", "x1"),
+        ("warn", "%warn{w}", ""),
+        ("while", "%let{n}{2}%while{%{n}}{%{n}%{n}{--}}", "2211"),
+        ("|", "%|{8}{3}", "11"),
+        ("||", "%||{0}{1}{%die{x}}", "1"),
+        ("~", "%&{%~{5}}{255}", "250"),
+    ];
+    for (name, text, want) in table {
+        assert!(text.contains(&format!("%{name}{{")), "{text}");
+        assert_eq!(run(text), *want, "{text}");
+    }
+    assert!(error("%die{gone}").contains("gone"));
+    let named: Vec<&str> = table.iter().map(|(n, _, _)| *n).collect();
+    for name in builtin_names() {
+        assert!(named.contains(&name) || name == "die", "{name} has no row");
+    }
+}
+
 #[test]
 fn what_is_no_call_stays() {
     for text in [

@@ -49,6 +49,19 @@ pub(crate) fn number_of(s: &str) -> f64 {
 /// Cut to an integer, with two's complement for negative ones.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(crate) fn bits_of(s: &str) -> u64 {
+    // A float would lose the lower bits of large numbers.
+    let digits = s
+        .trim_start()
+        .bytes()
+        .take_while(u8::is_ascii_digit)
+        .count();
+    let rest = s.trim_start().as_bytes().get(digits);
+    if digits > 0
+        && !matches!(rest, Some(b'.' | b'e' | b'E'))
+        && let Some(Ok(n)) = s.trim_start().get(..digits).map(str::parse)
+    {
+        return n;
+    }
     let n = number_of(s);
     if n < 0.0 { (n as i64) as u64 } else { n as u64 }
 }
@@ -110,6 +123,9 @@ mod tests {
             assert_eq!(number_of(s), n, "{s:?}");
         }
         assert_eq!(bits_of("-1"), u64::MAX);
+        assert_eq!(bits_of("18446744073709551610x"), u64::MAX - 5);
+        assert_eq!(bits_of("99999999999999999999"), u64::MAX);
+        assert_eq!((bits_of("1e3"), bits_of("2.9"), bits_of("")), (1000, 2, 0));
         assert_eq!(count_of("-1", 5), 0);
         assert_eq!(count_of("1e30", 5), 5);
     }

@@ -6,9 +6,15 @@ use mars_tree::{HostName, ResName, Snapshot};
 use std::time::Duration;
 
 mod garbage;
+mod keys;
 mod primitives;
+mod report;
 mod schema;
+mod schema_check;
+mod states;
+mod table;
 mod views;
+mod worlds;
 
 pub struct World {
     pub snap: Snapshot,
@@ -18,6 +24,7 @@ pub struct World {
     pub machine: Machine,
     pub verbose: u32,
     pub args: Vec<String>,
+    pub engine_running: bool,
 }
 
 impl World {
@@ -35,9 +42,11 @@ impl World {
                 real_time: fixtures::NOW.secs(),
                 mounts: vec![],
                 status_files: vec![],
+                ..Machine::default()
             },
             verbose: 0,
             args: vec![],
+            engine_running: true,
         }
     }
     pub fn with(mut self, listing: &str) -> World {
@@ -60,7 +69,7 @@ impl World {
                 local: &self.local,
                 now: fixtures::NOW,
                 window: Duration::from_secs(60),
-                engine_running: true,
+                engine_running: self.engine_running,
             },
             res: Some(&self.res),
             threshold: 10 << 20,

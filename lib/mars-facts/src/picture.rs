@@ -1,7 +1,7 @@
 //! The tree as it was last seen, kept up to date by single paths, and the live pages that go over it.
-use super::News;
+use crate::refresh;
 use mars_live::{LivePage, Part, Watch};
-use mars_tree::{FileMeta, HostEnv, Key, ResName, Snapshot, Stamp, Tree};
+use mars_tree::{FileMeta, HostEnv, Key, ResName, Snapshot, Stamp, Tree, TreeError};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -14,8 +14,40 @@ const SECTIONS: [(&str, Part); 4] = [
     ("is-syncing", Part::Sync),
 ];
 
+/// So many paths are looked at one by one; if there are more, everything is read again.
+const PATHS_MAX: usize = 10_000;
+
+/// Paths that changed since the last look.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct News {
+    all: bool,
+    paths: BTreeSet<String>,
+}
+
+impl News {
+    /// Nobody knows what changed.
+    pub fn all() -> News {
+        News {
+            all: true,
+            ..News::default()
+        }
+    }
+
+    /// These changed, too.
+    pub fn add(&mut self, paths: impl IntoIterator<Item = String>) {
+        if self.all {
+            return;
+        }
+        self.paths.extend(paths);
+        if self.paths.len() > PATHS_MAX {
+            *self = News::all();
+        }
+    }
+}
+
 /// What is known.
-pub(super) struct Picture {
+#[derive(Debug)]
+pub struct Picture {
     snap: Snapshot,
     watch: Arc<Watch>,
     watched: BTreeSet<(ResName, Part)>,
@@ -36,7 +68,8 @@ fn is_log(path: &str) -> bool {
 }
 
 impl Picture {
-    pub(super) fn new(watch: Arc<Watch>) -> Picture {
+    /// Nothing is known yet; `watch` is told which live pages are of interest.
+    pub fn new(watch: Arc<Watch>) -> Picture {
         Picture {
             snap: Snapshot::default(),
             watch,
@@ -44,21 +77,16 @@ impl Picture {
         }
     }
 
-    /// Takes over what changed; false when not everything could be read.
-    pub(super) fn update(&mut self, tree: &Tree, news: News) -> bool {
+    /// Takes over what changed.
+    ///
+    /// # Errors
+    /// The first thing that could not be read; everything else was taken over.
+    pub fn update(&mut self, tree: &Tree, news: News) -> Result<(), TreeError> {
         if news.all {
-            return match tree.snapshot() {
-                Ok(snap) => {
-                    self.snap = snap;
-                    true
-                }
-                Err(e) => {
-                    tracing::debug!("{e}");
-                    false
-                }
-            };
+            self.snap = tree.snapshot()?;
+            return Ok(());
         }
-        let mut is_complete = true;
+        let mut result = Ok(());
         for path in news.paths {
             if is_log(&path) {
                 match file(tree, &path) {
@@ -74,10 +102,8 @@ impl Picture {
                 Ok(None) => {
                     self.snap.links.remove(&path);
                 }
-                Err(e) => {
-                    tracing::debug!("{path}: {e}");
-                    is_complete = false;
-                }
+                Err(e) if result.is_ok() => result = Err(e),
+                Err(_) => {}
             }
         }
         // Nobody tells when they grow.
@@ -86,11 +112,11 @@ impl Picture {
                 *meta = now;
             }
         }
-        is_complete
+        result
     }
 
     /// With what running daemons say; from now on, they are listened to.
-    pub(super) fn look(&mut self, env: &HostEnv, now: Stamp) -> Snapshot {
+    pub fn look(&mut self, env: &HostEnv, now: Stamp) -> Snapshot {
         let mut wanted = BTreeSet::new();
         for res in self.snap.resources() {
             for (name, part) in SECTIONS {
@@ -110,7 +136,7 @@ impl Picture {
             self.watched = wanted;
         }
         let mut snap = self.snap.clone();
-        mars_facts::refresh(env, &mut snap, now);
+        refresh(env, &mut snap, now);
         snap
     }
 }
