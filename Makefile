@@ -41,7 +41,7 @@ unit: ## unit, property, process and end-to-end tests
 e2e: ## only the end-to-end tests
 	tests/setup.sh test
 	$(CARGO) build --workspace --all-targets --locked
-	$(CARGO) test --workspace --test layers --test licences --test three_hosts --test failover --test handover_empty --test fuse_ext4 --test power_cuts --test kill_nine --test damage --test damage_sweep --test errors_below --locked -- --nocapture
+	$(CARGO) test --workspace --test layers --test licences --test tables --test three_hosts --test failover --test handover_empty --test fuse_ext4 --test power_cuts --test kill_nine --test damage --test damage_sweep --test errors_below --locked -- --nocapture
 
 cluster: ## only the scenarios on containers with real systemd (needs root)
 	tests/setup.sh cluster

@@ -93,6 +93,8 @@ fn failover_split_brain_is_seen_and_healed() {
         write(&alpha.uri(RES), &journal, SIZE, &["--batches", "10"]).code,
         0
     );
+    // beta goes on from here, so it must have got here.
+    replayed(beta, alpha, 1);
     beta.kill_all();
     // What alpha writes now is known to nobody else.
     let lost = alpha.file("lost-journal");

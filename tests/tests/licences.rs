@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Compatible with version 2 of the GPL already. Apache-2.0 is not: it needs version 3.
-const FINE: [&str; 12] = [
+const FINE: [&str; 13] = [
     "MIT",
     "MIT-0",
     "ISC",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "Zlib",
+    "BSL-1.0",
     "CC0-1.0",
     "Unlicense",
     "Unicode-3.0",

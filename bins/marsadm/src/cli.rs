@@ -1,12 +1,16 @@
 //! The command line: options anywhere, then the command, resources and arguments (marsadm-commands.md section 1).
 use crate::error::{CmdError, Done, one_line, show, usage};
 use crate::size::{parse_size, parse_timeout};
+use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+mod definition;
+pub use definition::definition;
 
 /// Options, checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,6 +23,8 @@ pub struct Options {
     pub dry_run: bool,
     /// `--verbose`
     pub verbose: u32,
+    /// `--wait`: join-resource and invalidate end when the resource is UpToDate.
+    pub wait: bool,
     /// `--timeout`: not given, or seconds, or for ever.
     pub timeout: Option<Option<Duration>>,
     /// `--window`
@@ -47,6 +53,26 @@ pub struct Options {
     pub macro_text: Option<String>,
     /// `--systemd-enable`: may units of the administrator be generated, started and stopped?
     pub systemd_enable: bool,
+    /// `--logger`: the syslog program; empty = none, not given = see `record`
+    pub logger: Option<String>,
+    /// `--backup-dir`, else a new one below the root
+    pub backup_dir: Option<PathBuf>,
+    /// `--ignore-deleted-peers`: 0 off, 1 not counted and not waited for, 2 as if they were no members
+    pub ignore_deleted_peers: u8,
+    /// `--stuck-seconds`
+    pub stuck: Duration,
+    /// `--keep-backup-hours`
+    pub keep_backup: Duration,
+    /// `--autoclean`: age in days
+    pub autoclean_days: Option<u32>,
+    /// `--parallel`: at most so many resources at once
+    pub parallel: Option<usize>,
+    /// `--singlestep`
+    pub singlestep: bool,
+    /// `--error-injection-phase`, from 1
+    pub fail_in_phase: Option<usize>,
+    /// About options that do nothing.
+    pub notes: Vec<String>,
 }
 
 impl Default for Options {
@@ -56,6 +82,7 @@ impl Default for Options {
             ignore_sync: false,
             dry_run: false,
             verbose: 0,
+            wait: false,
             timeout: None,
             window: Duration::from_secs(60),
             threshold: 10 << 20,
@@ -70,6 +97,16 @@ impl Default for Options {
             ssh_opts: "-A -o StrictHostKeyChecking=no -o ConnectTimeout=5".into(),
             macro_text: None,
             systemd_enable: true,
+            logger: None,
+            backup_dir: None,
+            ignore_deleted_peers: 1,
+            stuck: Duration::from_secs(3600),
+            keep_backup: Duration::from_secs(168 * 3600),
+            autoclean_days: None,
+            parallel: None,
+            singlestep: false,
+            fail_in_phase: None,
+            notes: Vec::new(),
         }
     }
 }
@@ -91,124 +128,6 @@ pub struct Invocation {
     pub command: String,
     /// Everything behind it.
     pub args: Vec<String>,
-}
-
-fn value(name: &'static str, what: &'static str, help: &'static str) -> Arg {
-    Arg::new(name)
-        .long(name)
-        .value_name(what)
-        .help(help)
-        .allow_hyphen_values(true)
-        .action(ArgAction::Set)
-}
-
-fn flag(name: &'static str, short: Option<char>, help: &'static str) -> Arg {
-    let arg = Arg::new(name)
-        .long(name)
-        .help(help)
-        .action(ArgAction::Count);
-    match short {
-        Some(c) => arg.short(c),
-        None => arg,
-    }
-}
-
-/// The definition from which parsing and help come.
-pub fn definition() -> Command {
-    Command::new("marsadm")
-        .about("Controls MARS: asynchronous replication of block devices")
-        .override_usage("marsadm [OPTIONS] COMMAND [RESOURCES] [ARGS]")
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .arg(flag("help", Some('h'), "Show this text"))
-        .arg(flag("version", None, "Show the version"))
-        .arg(flag(
-            "force",
-            Some('f'),
-            "Lift preconditions that say so; dangerous",
-        ))
-        .arg(flag(
-            "ignore-sync",
-            None,
-            "primary: although another member is still syncing",
-        ))
-        .arg(flag(
-            "dry-run",
-            Some('d'),
-            "Print what would be done, change nothing",
-        ))
-        .arg(
-            Arg::new("verbose")
-                .long("verbose")
-                .short('v')
-                .value_name("N")
-                .help("Say more (repeat, or give a level)")
-                .num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("")
-                .action(ArgAction::Append),
-        )
-        .arg(value(
-            "timeout",
-            "SECONDS",
-            "Limit of each wait; 0 = never wait, -1 = for ever",
-        ))
-        .arg(value(
-            "window",
-            "SECONDS",
-            "A host whose metadata is older counts as dead [60]",
-        ))
-        .arg(value(
-            "threshold",
-            "SIZE",
-            "Differences below this do not matter [10M]",
-        ))
-        .arg(value("host", "HOST", "Act as HOST; dangerous"))
-        .arg(value(
-            "ip",
-            "ADDRESS",
-            "Own address (also --ip-PEER=ADDRESS for another host)",
-        ))
-        .arg(value(
-            "thresh-logfiles",
-            "N",
-            "log-rotate: not when N small logs exist [thresh_logfiles, 10]",
-        ))
-        .arg(value(
-            "thresh-logsize",
-            "GB",
-            "log-rotate: a log of this size is not small [thresh_logsize_gb, 5]",
-        ))
-        .arg(value("size", "SIZE", "create-resource: logical size"))
-        .arg(value(
-            "ssh-port",
-            "N",
-            "join-cluster: port of ssh, 0 = no ssh [22]",
-        ))
-        .arg(value(
-            "ssh-opts",
-            "TEXT",
-            "join-cluster: more options of ssh",
-        ))
-        .arg(flag("no-ssh", None, "join-cluster: same as --ssh-port=0"))
-        .arg(value(
-            "macro",
-            "TEXT",
-            "view: evaluate TEXT instead of a macro by name",
-        ))
-        .arg(value(
-            "systemd-enable",
-            "0|1",
-            "0: leave unit instances and the units on top of devices alone [1]",
-        ))
-        .arg(flag("json", None, "view, config show: output for machines"))
-        .arg(
-            Arg::new("words")
-                .num_args(0..)
-                .action(ArgAction::Append)
-                .hide(true),
-        )
 }
 
 /// Reads the arguments (without the program name).
@@ -247,10 +166,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Done<Invocation> {
     opts.peer_ips = peer_ips;
     let mut words = m.get_many::<String>("words").into_iter().flatten().cloned();
     let mut command = words.next().unwrap_or_default();
-    let args: Vec<String> = words.collect();
+    let mut args: Vec<String> = words.collect();
     if let Some(c) = command.strip_prefix("force-") {
         opts.force = true;
         command = c.to_string();
+    }
+    if m.get_count("help") > 0 && !matches!(command.as_str(), "" | "h" | "help") {
+        // `COMMAND --help` is `help COMMAND`, whatever stands behind it.
+        args = vec![std::mem::take(&mut command)];
     }
     if m.get_count("help") > 0 || matches!(command.as_str(), "h" | "help") {
         command = "help".into();
@@ -312,6 +235,7 @@ fn options(m: &ArgMatches) -> Done<Options> {
         ignore_sync: m.get_count("ignore-sync") > 0,
         dry_run: m.get_count("dry-run") > 0,
         verbose,
+        wait: m.get_count("wait") > 0,
         timeout: text("timeout")
             .map(|t| parse_timeout("--timeout", t))
             .transpose()?,
@@ -344,7 +268,90 @@ fn options(m: &ArgMatches) -> Done<Options> {
             Some("0") => false,
             Some(t) => return usage(format!("--systemd-enable={}: give 0 or 1", show(t))),
         },
+        logger: text("logger").map(|t| program("--logger", t)).transpose()?,
+        backup_dir: text("backup-dir").map(directory).transpose()?,
+        ignore_deleted_peers: match text("ignore-deleted-peers") {
+            None => defaults.ignore_deleted_peers,
+            Some("0") => 0,
+            Some("1") => 1,
+            Some("2") => 2,
+            Some(t) => {
+                return usage(format!(
+                    "--ignore-deleted-peers={}: give 0, 1 or 2",
+                    show(t)
+                ));
+            }
+        },
+        stuck: seconds("stuck-seconds", defaults.stuck)?,
+        keep_backup: whole(text("keep-backup-hours"), "keep-backup-hours", "hours")?
+            .map_or(defaults.keep_backup, |h: u32| {
+                Duration::from_secs(u64::from(h) * 3600)
+            }),
+        autoclean_days: whole(text("autoclean"), "autoclean", "days")?,
+        parallel: match m.get_many::<String>("parallel").and_then(Iterator::last) {
+            None => None,
+            Some(t) if t.is_empty() => Some(PARALLEL_MAX),
+            Some(t) => match t.parse::<usize>() {
+                Ok(n) if n > 0 => Some(n.min(PARALLEL_MAX)),
+                _ => return usage(format!("--parallel={}: give a number above 0", show(t))),
+            },
+        },
+        singlestep: m.get_count("singlestep") > 0,
+        fail_in_phase: whole(
+            text("error-injection-phase"),
+            "error-injection-phase",
+            "phases",
+        )?
+        .map(|n: usize| n.max(1)),
+        notes: ["delete-method", "max-deletions"]
+            .into_iter()
+            .filter(|name| text(name).is_some())
+            .map(|name| format!("option --{name} is obsolete and ignored"))
+            .collect(),
     })
+}
+
+/// Most resources that are worked on at once.
+const PARALLEL_MAX: usize = 64;
+
+/// A whole number of something.
+fn whole<T: std::str::FromStr>(text: Option<&str>, name: &str, what: &str) -> Done<Option<T>> {
+    match text.map(str::parse) {
+        None => Ok(None),
+        Some(Ok(n)) => Ok(Some(n)),
+        Some(Err(_)) => usage(format!(
+            "--{name}={}: give whole {what}",
+            show(text.unwrap_or_default())
+        )),
+    }
+}
+
+/// A program by its path; empty = none.
+fn program(option: &str, text: &str) -> Done<String> {
+    if !text.is_empty() && (!text.starts_with('/') || text.chars().any(char::is_control)) {
+        return usage(format!(
+            "{option}={}: give the absolute path of a program, or nothing for none",
+            show(text)
+        ));
+    }
+    Ok(text.to_string())
+}
+
+/// `--backup-dir`
+fn directory(text: &str) -> Done<PathBuf> {
+    let path = PathBuf::from(text);
+    let odd = path
+        .components()
+        .any(|c| c == std::path::Component::ParentDir)
+        || text.chars().any(char::is_control)
+        || text.len() > 1000;
+    if !path.is_absolute() || odd {
+        return usage(format!(
+            "--backup-dir={}: give an absolute path without ..",
+            show(text)
+        ));
+    }
+    Ok(path)
 }
 
 /// An IPv4 address that can belong to one host.
@@ -467,6 +474,61 @@ mod tests {
             &["view", "--fr\nob"],
         ] {
             match p(bad) {
+                Err(CmdError::Usage(text)) => assert_eq!(text.lines().count(), 1, "{text}"),
+                other => panic!("{bad:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_of_the_original_is_accepted() {
+        let i = p(&[
+            "cron",
+            "--logger=/bin/true",
+            "--backup-dir=/b",
+            "--ignore-deleted-peers=2",
+            "--stuck-seconds=7",
+            "--keep-backups=1",
+            "--autoclean=3",
+            "--parallel=2",
+            "--singlestep",
+            "--error-injection-phase=2",
+            "--delete-method=1",
+            "--max-deletions=9",
+        ])
+        .unwrap();
+        let o = &i.opts;
+        assert_eq!(o.logger.as_deref(), Some("/bin/true"));
+        assert_eq!(o.backup_dir, Some(PathBuf::from("/b")));
+        assert_eq!(o.ignore_deleted_peers, 2);
+        assert_eq!(o.stuck, Duration::from_secs(7));
+        assert_eq!(o.keep_backup, Duration::from_secs(3600));
+        assert_eq!((o.autoclean_days, o.parallel), (Some(3), Some(2)));
+        assert!(o.singlestep);
+        assert_eq!(o.fail_in_phase, Some(2));
+        assert_eq!(o.notes.len(), 2);
+        let o = p(&["x", "--parallel", "--keep-backup-hours=2", "--logger="])
+            .unwrap()
+            .opts;
+        assert_eq!(o.parallel, Some(PARALLEL_MAX));
+        assert_eq!(o.keep_backup, Duration::from_secs(7200));
+        assert_eq!(o.logger.as_deref(), Some(""));
+        let o = p(&["x"]).unwrap().opts;
+        assert_eq!(o, Options::default());
+        for bad in [
+            "--logger=sh",
+            "--logger=/a\nb",
+            "--backup-dir=b",
+            "--backup-dir=/a/../b",
+            "--ignore-deleted-peers=3",
+            "--stuck-seconds=-1",
+            "--keep-backups=x",
+            "--autoclean=1.5",
+            "--parallel=0",
+            "--parallel=x",
+            "--error-injection-phase=x",
+        ] {
+            match p(&["cron", bad]) {
                 Err(CmdError::Usage(text)) => assert_eq!(text.lines().count(), 1, "{text}"),
                 other => panic!("{bad:?}: {other:?}"),
             }

@@ -73,6 +73,7 @@ pub fn candidates(words: &[String], names: &Names) -> Vec<Candidate> {
     let program = program.rsplit('/').next().unwrap_or(program);
     let mut found = match program {
         "marsadm" => front(before, current, names),
+        "mars-status" => status(before, current, names),
         daemon => of_daemon(daemon, before, current, names),
     };
     found.retain(|c| c.word == FILES || c.word.starts_with(current.as_str()));
@@ -90,6 +91,59 @@ fn of_daemon(program: &str, before: &[String], current: &str, names: &Names) -> 
     }
     let serve = serves.then(|| "serve".to_string());
     plain(names.resources.iter().cloned().chain(serve))
+}
+
+/// Options of `mars-status`; those with `=` take a value. `tests/tests/packages.rs` compares them with its help.
+const STATUS_OPTIONS: [&str; 26] = [
+    "--age=",
+    "--age-critical=",
+    "--ascii",
+    "--cstate",
+    "--debug",
+    "--deletes=",
+    "--dstate",
+    "--help",
+    "--history",
+    "--http",
+    "--interval=",
+    "--json",
+    "--lag=",
+    "--lag-critical=",
+    "--monitor",
+    "--output=",
+    "--prometheus",
+    "--resource=",
+    "--rest=",
+    "--rest-critical=",
+    "--role",
+    "--space=",
+    "--space-critical=",
+    "--status",
+    "--system",
+    "--version",
+];
+
+fn status(before: &[String], current: &str, names: &Names) -> Vec<Candidate> {
+    let is_resource = |o: &str| matches!(o, "--resource" | "--ressource");
+    let (option, value) = match (current.split_once('='), before.last()) {
+        (Some((option, _)), _) => (Some(option), true),
+        (None, Some(last)) if STATUS_OPTIONS.contains(&format!("{last}=").as_str()) => {
+            (Some(last.as_str()), false)
+        }
+        _ => return plain(STATUS_OPTIONS),
+    };
+    match option {
+        Some("--output") if !value => plain([FILES]),
+        Some(o) if is_resource(o) => {
+            let prefix = if value {
+                format!("{o}=")
+            } else {
+                String::new()
+            };
+            plain(names.resources.iter().map(|r| format!("{prefix}{r}")))
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// An option of `marsadm`.
@@ -193,6 +247,11 @@ fn arguments(word: &str, args: &[&str], current: &str, names: &Names) -> Vec<Can
     } else {
         name
     };
+    if name == "help" {
+        let candidate = |(word, help)| Candidate { word, help };
+        let all = crate::help::candidates().into_iter().map(candidate);
+        return all.filter(|_| args.is_empty()).collect();
+    }
     let Some(c) = find(name) else {
         return Vec::new();
     };
@@ -239,10 +298,13 @@ fn argument(c: &Command, given: &[&str], names: &Names) -> Vec<Candidate> {
         .map(|f| f.split(' ').collect::<Vec<_>>());
     let next: Vec<&str> = forms
         .filter(|f| fits(f))
-        .filter_map(|f| f.get(given.len()).copied())
+        .filter_map(|f| {
+            let again = f.last().filter(|w| w.contains("..."));
+            f.get(given.len()).or(again).copied()
+        })
         .collect();
     next.into_iter()
-        .flat_map(|w| w.trim_matches(['[', ']']).split('|'))
+        .flat_map(|w| w.trim_matches(['[', ']', '.']).split('|'))
         .flat_map(|choice| match choice {
             "DISK" | "FILE" => plain([FILES]),
             "HOST" => plain(names.hosts.iter().cloned()),
@@ -313,6 +375,12 @@ mod tests {
         assert_eq!(at("marsadm config "), ["check", "show"]);
         assert_eq!(at("marsadm config show d"), ["data"]);
         assert_eq!(at("marsadm config check "), [FILES]);
+        assert_eq!(at("marsadm help prim"), ["primary"]);
+        assert_eq!(at("marsadm help stat"), ["states"]);
+        assert_eq!(at("marsadm help Orph"), ["Orphan"]);
+        assert!(at("marsadm help primary ").is_empty());
+        assert_eq!(at("marsadm watch d"), ["data"]);
+        assert_eq!(at("marsadm watch data "), ["data", "my-db"]);
     }
 
     #[test]

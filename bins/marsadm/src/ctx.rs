@@ -1,9 +1,11 @@
 //! The rim: what commands may do to the outside. Plans are pure; this commits them, asks for reconciling, pings and waits.
 use crate::cli::Options;
 use crate::error::{CmdError, Done, refuse};
+use crate::peers::without_deleted;
+use crate::progress::{Progress, REDRAW, Work};
 use crate::templates::generate;
 use crate::{out, reconcile};
-use mars_policy::View;
+use mars_policy::{View, split_brain};
 use mars_tree::{
     Batch, HostEnv, HostName, Key, ResName, Snapshot, Stamp, Tree, TreeEvent, UnitManager, Watcher,
 };
@@ -12,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::time::{Duration, Instant};
 
 /// Generic default of `--timeout` (marsadm-commands.md 1.2).
@@ -68,9 +71,65 @@ impl Ctx {
         self.me == self.env.host
     }
 
+    /// The same for another thread.
+    pub fn again(&self) -> Ctx {
+        Ctx {
+            env: self.env.clone(),
+            tree: self.tree.clone(),
+            opts: self.opts.clone(),
+            me: self.me.clone(),
+            unit_failed: Cell::new(false),
+        }
+    }
+
     /// The tree now.
     pub fn snapshot(&self) -> Done<Snapshot> {
         Ok(self.tree.snapshot()?)
+    }
+
+    /// The tree as decisions count it: with `--ignore-deleted-peers=2` without members that have left the cluster.
+    pub fn counted(&self) -> Done<Snapshot> {
+        let snap = self.snapshot()?;
+        Ok(match self.opts.ignore_deleted_peers {
+            0 | 1 => snap,
+            _ => without_deleted(&snap).unwrap_or(snap),
+        })
+    }
+
+    /// The tree as reports count it: without members that have left the cluster. Unless that would hide a split brain.
+    pub fn reported(&self) -> Done<Snapshot> {
+        let snap = self.snapshot()?;
+        let less = match self.opts.ignore_deleted_peers {
+            0 => None,
+            _ => without_deleted(&snap),
+        };
+        let Some(less) = less else {
+            return Ok(snap);
+        };
+        let split = |s: &Snapshot, res: &ResName| split_brain(&self.view(s), res).is_some();
+        let same = |res: &ResName| split(&snap, res) == split(&less, res);
+        let hides = self.opts.ignore_deleted_peers == 1 && !snap.resources().iter().all(same);
+        Ok(if hides { snap } else { less })
+    }
+
+    /// Where `merge-cluster` and `split-cluster` save old links. It is made here.
+    pub fn backup_dir(&self) -> Done<std::path::PathBuf> {
+        let dir = self.opts.backup_dir.clone().unwrap_or_else(|| {
+            let secs = self.tree.clock().now().secs();
+            self.env.root.join(format!("backups-{secs}"))
+        });
+        if self.opts.dry_run {
+            out::say(format!("would make {}", dir.display()));
+            return Ok(dir);
+        }
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir);
+        match made {
+            Ok(()) => Ok(dir),
+            Err(e) => refuse(format!("--backup-dir={}: {e}", dir.display())),
+        }
     }
 
     /// A snapshot as the policy wants it.
@@ -194,7 +253,7 @@ impl Ctx {
         let start = Instant::now();
         let mut told = false;
         let mut signals = None;
-        let mut last_detail: Option<(Instant, String)> = None;
+        let progress = Progress::new();
         loop {
             let snap = match res {
                 Some(res) => self.tree.snapshot_of(res)?,
@@ -225,17 +284,15 @@ impl Ctx {
                 let path = path.as_deref().unwrap_or(mars_bus::ROOT_PATH);
                 signals = mars_bus::SignalWatch::new(path).ok();
             }
-            let stale = last_detail
-                .as_ref()
-                .is_none_or(|(at, d)| *d != detail && at.elapsed() >= Duration::from_secs(1));
-            if out::is_terminal() && stale {
-                out::say(format!("  {detail}"));
-                last_detail = Some((Instant::now(), detail));
+            let mut redraw = None;
+            if progress.is_shown() {
+                let mut snap = snap;
+                mars_facts::refresh(&self.env, &mut snap, self.tree.clock().now());
+                let work = res.and_then(|r| Work::of(&self.view(&snap), r));
+                progress.show(what, &detail, work, left);
+                redraw = Some(REDRAW);
             }
-            let nap = match (left, recheck) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            let nap = [left, recheck, redraw].into_iter().flatten().min();
             sleep(&mut watcher, signals.as_ref(), nap)?;
         }
     }

@@ -1,8 +1,10 @@
-//! Addresses: our own, and a peer's by asking it over ssh.
+//! Addresses: our own, a peer's from what is known here, or by asking it over ssh.
 use crate::cli::Options;
+use crate::ctx::Ctx;
 use crate::error::{Done, one_line, refuse, show};
 use mars_tree::{HostName, Key, Snapshot};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Order: `--ip` (or `--ip-ME`), the tree, the first IPv4 address of an interface that is not loopback.
@@ -15,6 +17,54 @@ pub fn own_address(opts: &Options, snap: &Snapshot, me: &HostName) -> Done<Ipv4A
             "no IPv4 address of {me} is known; give --ip=ADDRESS"
         )),
     }
+}
+
+/// Address of another host: `--ip-HOST`, the tree (unless it is to be replaced), the newest backup, the resolver.
+pub fn known_address(ctx: &Ctx, host: &HostName, with_tree: bool) -> Done<Ipv4Addr> {
+    let given = ctx.opts.peer_ips.get(host.as_str()).copied();
+    let in_tree = || {
+        let text = ctx.tree.text(&Key::Ip(host.clone())).ok()??;
+        text.parse().ok().filter(|_| with_tree)
+    };
+    let found = given
+        .or_else(in_tree)
+        .or_else(|| backup_address(ctx.tree.root(), host))
+        .or_else(|| resolved(host));
+    match found {
+        Some(ip) => Ok(ip),
+        None => refuse(format!(
+            "no address of host {host} is known (not in a backup, not from the resolver); give it: {host} ADDRESS"
+        )),
+    }
+}
+
+/// From the newest `backups-SECONDS/ips-backup/ip-HOST` below the root.
+pub fn backup_address(root: &Path, host: &HostName) -> Option<Ipv4Addr> {
+    let mut dirs: Vec<(u64, std::path::PathBuf)> = std::fs::read_dir(root)
+        .ok()?
+        .flatten()
+        .filter_map(|e| {
+            let name = e.file_name();
+            let secs = name.to_str()?.strip_prefix("backups-")?.parse().ok()?;
+            Some((secs, e.path()))
+        })
+        .collect();
+    dirs.sort();
+    let link = |dir: &Path| std::fs::read_link(dir.join("ips-backup").join(format!("ip-{host}")));
+    dirs.iter()
+        .rev()
+        .find_map(|(_, dir)| link(dir).ok()?.to_str()?.parse().ok())
+}
+
+/// A loopback address is what the resolver calls this host itself.
+fn resolved(host: &HostName) -> Option<Ipv4Addr> {
+    (host.as_str(), 0)
+        .to_socket_addrs()
+        .ok()?
+        .find_map(|a| match a.ip() {
+            IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
+            _ => None,
+        })
 }
 
 fn interface_address() -> Option<Ipv4Addr> {

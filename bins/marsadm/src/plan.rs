@@ -10,7 +10,7 @@ pub struct Wait {
     /// Default limit.
     pub default_secs: u64,
     /// The condition.
-    pub check: Box<dyn Fn(&View<'_>) -> State>,
+    pub check: Box<dyn Fn(&View<'_>) -> State + Send>,
 }
 
 /// Changes and waits of one command for one resource.

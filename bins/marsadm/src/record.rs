@@ -2,17 +2,25 @@
 use crate::cmd::{Command, Run};
 use crate::ctx::Ctx;
 use crate::error::{CmdError, Done};
+use crate::{exec, out};
 use mars_daemon::events;
 use mars_tree::ResName;
+use std::path::Path;
+use std::process::Command as Process;
+use std::time::Duration;
 
 /// Commands that only look or wait, and those that daemons and timers run.
-const SILENT: [&str; 9] = [
+const SILENT: [&str; 13] = [
     "wait-",
+    "show",
+    "mars-",
     "update-cluster",
     "role",
     "state",
     "dump-",
-    "lowlevel-",
+    "lowlevel-ls-",
+    "merge-cluster-check",
+    "merge-cluster-list",
     "get-",
     "systemd-trigger",
     "cron",
@@ -49,10 +57,42 @@ pub fn command(ctx: &Ctx, c: &Command, resources: &[ResName], result: &Done) {
     {
         events::handover_refused(res, None, why);
     }
+    syslog(ctx, &format!("{line}: {outcome}"));
     if ctx.opts.force || !ctx.is_local() {
         events::forced(resources, &line, &outcome);
     } else {
         events::command(resources, &line, &outcome);
+    }
+}
+
+/// Where `--logger` is not given, and the line does not go to a journal.
+const LOGGER: &str = "/usr/bin/logger";
+/// A syslog program that hangs is not waited for.
+const LOGGER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Also to syslog: by the program that was named, or by the usual one on a host without a journal.
+fn syslog(ctx: &Ctx, text: &str) {
+    let exists = |p: &str| Path::new(p).exists();
+    let (program, named) = match ctx.opts.logger.as_deref() {
+        Some("") => return,
+        Some(p) => (p, true),
+        None if exists("/run/systemd/journal/socket") || !exists("/dev/log") => return,
+        None if !exists(LOGGER) => return,
+        None => (LOGGER, false),
+    };
+    let ended = exec::run(
+        Process::new(program).args(["-t", "marsadm", "--", text]),
+        LOGGER_LIMIT,
+    );
+    let failed = match ended {
+        Ok(e) if e.status.is_some_and(|s| s.success()) => return,
+        Ok(e) => e.status.map_or("it hangs".into(), |s| s.to_string()),
+        Err(e) => e.to_string(),
+    };
+    if named {
+        out::warn(format!(
+            "--logger={program}: {failed}; nothing is in syslog"
+        ));
     }
 }
 

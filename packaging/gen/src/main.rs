@@ -1,7 +1,9 @@
 //! What packages contain that is computed.
 //!
 //! `mars-gen man DIR DATE` writes the manual pages of the programs, section 8, to DIR. What a program accepts comes from its own definition; what
-//! has to be told beside it stands in `man/PROGRAM.8.in`. `mars-gen third-party SOURCES` prints what is linked into the programs.
+//! has to be told beside it stands in `man/PROGRAM.8.in`. mars-states(7) and the tables of docs/manual/reference.md (`mars-gen reference FILE`) come
+//! from the help texts of `marsadm`. `mars-gen third-party SOURCES` prints what is linked into the programs.
+mod help;
 mod third_party;
 
 use anyhow::{Context, bail};
@@ -49,22 +51,6 @@ fn programs() -> Vec<Program> {
     ]
 }
 
-/// The list of commands of `marsadm`, which clap knows nothing of.
-fn commands() -> Roff {
-    let mut page = Roff::new();
-    page.control("SH", ["COMMANDS"]);
-    page.text([roman(
-        "RES is the name of a resource; where a LIST is allowed also names with commas between them, or all: every resource that this \
-         host is member of. force-COMMAND is the same as --force COMMAND.",
-    )]);
-    for c in marsadm::commands() {
-        page.control("TP", []);
-        page.text([bold(c.usage)]);
-        page.text([roman(c.help)]);
-    }
-    page
-}
-
 /// One page.
 fn page(program: Program, date: &str) -> anyhow::Result<Vec<u8>> {
     let name = program.definition.get_name().to_string();
@@ -91,7 +77,7 @@ fn page(program: Program, date: &str) -> anyhow::Result<Vec<u8>> {
     }
     man.render_description_section(&mut out)?;
     if front {
-        commands().to_writer(&mut out)?;
+        help::commands().to_writer(&mut out)?;
     }
     man.render_options_section(&mut out)?;
     out.extend_from_slice(program.more.as_bytes());
@@ -104,7 +90,17 @@ fn manual(dir: &str, date: &str) -> anyhow::Result<()> {
         let file: PathBuf = Path::new(dir).join(format!("{}.8", program.definition.get_name()));
         std::fs::write(&file, page(program, date)?).with_context(|| file.display().to_string())?;
     }
-    Ok(())
+    let file = Path::new(dir).join("mars-states.7");
+    let mut states = Vec::new();
+    help::states(date).to_writer(&mut states)?;
+    std::fs::write(&file, states).with_context(|| file.display().to_string())
+}
+
+/// Writes the computed part of the manual's reference anew.
+fn reference(file: &str) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file).with_context(|| file.to_string())?;
+    let text = help::refreshed(&text).with_context(|| format!("{file} lacks its marks"))?;
+    std::fs::write(file, text).with_context(|| file.to_string())
 }
 
 fn main() -> anyhow::Result<()> {
@@ -112,10 +108,13 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["man", dir, date] => manual(dir, date),
+        ["reference", file] => reference(file),
         ["third-party", sources] => {
             print!("{}", third_party::third_party(Path::new(sources))?);
             Ok(())
         }
-        _ => bail!("usage: mars-gen man DIR YYYY-MM-DD | mars-gen third-party SOURCES"),
+        _ => bail!(
+            "usage: mars-gen man DIR YYYY-MM-DD | mars-gen reference FILE | mars-gen third-party SOURCES"
+        ),
     }
 }

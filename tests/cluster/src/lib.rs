@@ -12,6 +12,7 @@ pub mod install;
 pub mod journal;
 pub mod keeper;
 pub mod lines;
+pub mod manual;
 pub mod rootfs;
 mod util;
 

@@ -1,6 +1,9 @@
-//! create-cluster, join-cluster, leave-cluster, lowlevel-ls-host-ips (marsadm-commands.md section 2).
+//! create-cluster, create-uuid, join-cluster (marsadm-commands.md section 2). Leaving is in `leave.rs`.
+use super::{Command, global, no_cluster};
 use crate::cli::{Options, address};
-use crate::ctx::{Ctx, State, TIMEOUT_CLUSTER_SECS, until};
+use crate::cmd::leave::leave_cluster;
+use crate::cmd::lowlevel::host_argument;
+use crate::ctx::{Ctx, TIMEOUT_CLUSTER_SECS, until};
 use crate::error::{CmdError, Done, refuse, show};
 use crate::net::{own_address, peer_address_over_ssh};
 use crate::out;
@@ -10,6 +13,42 @@ use mars_policy::View;
 use mars_tree::{Batch, HostName, Key, Snapshot, Stamp};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+
+/// The commands about being in a cluster.
+pub const COMMANDS: &[Command] = &[
+    no_cluster(global(
+        "create-cluster",
+        "",
+        0,
+        0,
+        create_cluster,
+        "Make this host the first of a new cluster",
+    )),
+    no_cluster(global(
+        "create-uuid",
+        "",
+        0,
+        0,
+        create_uuid,
+        "Give an old tree its cluster id (trees of light0.1beta05 or older)",
+    )),
+    no_cluster(global(
+        "join-cluster",
+        "HOST [IP]",
+        1,
+        2,
+        join_cluster,
+        "Join the cluster of HOST (address by --ip-HOST, IP or ssh)",
+    )),
+    global(
+        "leave-cluster",
+        "",
+        0,
+        0,
+        leave_cluster,
+        "Leave the cluster; all resources must be left before",
+    ),
+];
 
 /// Generation of the tool that 0.1a engines look at.
 const TOOL_GENERATION: &str = "2.9";
@@ -96,6 +135,28 @@ pub fn create_cluster(ctx: &Ctx, _: &[String]) -> Done {
     Ok(())
 }
 
+/// `create-uuid`, as links. Only the id: everything else is there since the tree was made.
+pub fn uuid_batch(snap: &Snapshot, me: &HostName, now: Stamp) -> Done<Batch> {
+    if let Some(uuid) = snap.text(&Key::Uuid) {
+        return refuse(format!(
+            "this tree has the cluster id {} already; it is never overwritten",
+            show(uuid)
+        ));
+    }
+    let mut batch = Batch::new();
+    batch.set(Key::Uuid, format!("{me}_{now}"));
+    Ok(batch)
+}
+
+/// `create-uuid`
+fn create_uuid(ctx: &Ctx, _: &[String]) -> Done {
+    let snap = ctx.snapshot()?;
+    let now = ctx.tree.clock().now();
+    ctx.commit(&uuid_batch(&snap, &ctx.me, now)?)?;
+    ctx.result(format!("cluster id {}_{now} created", ctx.me));
+    Ok(())
+}
+
 /// From now on the daemons of this host run.
 fn start_host(ctx: &Ctx) -> Done {
     if ctx.opts.dry_run {
@@ -163,11 +224,7 @@ pub fn joined_batch(v: &View<'_>, opts: &Options, ip: Ipv4Addr) -> Done<Batch> {
 
 /// `join-cluster HOST [IP]`
 pub fn join_cluster(ctx: &Ctx, args: &[String]) -> Done {
-    let peer = match args.first().map(|h| h.parse::<HostName>()) {
-        Some(Ok(h)) => h,
-        Some(Err(e)) => return refuse(e.to_string()),
-        None => return refuse("argument HOST is missing"),
-    };
+    let peer = host_argument(args)?;
     if peer == ctx.me {
         return refuse(format!(
             "{peer} is this host; name a host that is in the cluster already"
@@ -270,110 +327,4 @@ fn undo_join(ctx: &Ctx, before: &BTreeSet<std::ffi::OsString>, cause: CmdError) 
         CmdError::Timeout(t) => CmdError::Timeout(t + &note),
         other => CmdError::Failed(other.to_string() + &note),
     }
-}
-
-/// Preconditions of `leave-cluster`.
-pub fn leave_check(v: &View<'_>, opts: &Options) -> Done {
-    if !v.engine_running {
-        return refuse(format!(
-            "mars-meta is not running on {}, the others would not hear of it; run marsadm start first",
-            v.local
-        ));
-    }
-    let member: Vec<_> = v
-        .snap
-        .resources()
-        .into_iter()
-        .filter(|r| v.snap.members(r).contains(v.me))
-        .collect();
-    if !member.is_empty() && !opts.force {
-        return refuse(format!(
-            "{} is member of {} still; run marsadm down and marsadm leave-resource for each first",
-            v.me,
-            names(member)
-        ));
-    }
-    Ok(())
-}
-
-/// Tombstones of the address and of what this host says about connections.
-pub fn leave_batch(v: &View<'_>) -> Batch {
-    let mut batch = Batch::new();
-    let suffix = format!("-{}", v.me);
-    for (path, link) in &v.snap.links {
-        let mut parts = path.split('/');
-        let in_actual = parts.next().is_some_and(|d| d.starts_with("actual-"));
-        if in_actual && path.ends_with(&suffix) && path.contains('/') && !link.value.is_deleted() {
-            batch.delete(Key::parse(path));
-        }
-    }
-    batch.delete(Key::Ip(v.me.clone()));
-    batch
-}
-
-/// `leave-cluster`
-pub fn leave_cluster(ctx: &Ctx, _: &[String]) -> Done {
-    let snap = ctx.snapshot()?;
-    leave_check(&ctx.view(&snap), &ctx.opts)?;
-    let others: BTreeSet<HostName> = snap.hosts().into_iter().filter(|h| *h != ctx.me).collect();
-    if !ctx.opts.force {
-        let dead = ctx.wait_peers(&others, TIMEOUT_CLUSTER_SECS)?;
-        if !dead.is_empty() {
-            return refuse(format!(
-                "{} do not answer and would not learn of this; repair them, or use --force",
-                names(dead)
-            ));
-        }
-    }
-    let snap = ctx.snapshot()?;
-    ctx.commit(&leave_batch(&ctx.view(&snap)))?;
-    // Their next sign of life proves that they have seen it; a host that has it may refuse to talk to us any more.
-    if !ctx.opts.dry_run
-        && let Err(e) = confirm_leave(ctx, &others)
-    {
-        out::warn(format!("{e}; the others learn of this later"));
-    }
-    let deleted = Key::TodoGlobal(format!("deleted-{}", ctx.me));
-    let mut batch = Batch::new();
-    batch.delete(deleted);
-    ctx.commit(&batch)?;
-    if ctx.is_local() && !ctx.opts.dry_run {
-        let report = reconcile::run(ctx, reconcile::Mode::Stop)?;
-        ctx.tell(&report);
-    }
-    ctx.result(format!(
-        "{} left the cluster; make a fresh file system before it joins another one",
-        ctx.me
-    ));
-    Ok(())
-}
-
-fn confirm_leave(ctx: &Ctx, others: &BTreeSet<HostName>) -> Done {
-    let start = ctx.tree.clock().now();
-    ctx.ping()?;
-    let limit = ctx
-        .opts
-        .limit(TIMEOUT_CLUSTER_SECS)
-        .map(|l| l.min(std::time::Duration::from_secs(5)));
-    ctx.wait_full(None, "the others have heard it", limit, None, |v| {
-        let silent: Vec<&HostName> = others
-            .iter()
-            .filter(|p| crate::ctx::peer_time(v.snap, p).is_none_or(|t| t <= start))
-            .collect();
-        match silent.is_empty() {
-            true => State::Done,
-            false => State::Waiting(format!("no answer from {}", names(silent))),
-        }
-    })
-}
-
-/// `lowlevel-ls-host-ips`
-pub fn ls_host_ips(ctx: &Ctx, _: &[String]) -> Done {
-    let snap = ctx.snapshot()?;
-    for host in snap.hosts() {
-        if let Some(ip) = snap.text(&Key::Ip(host.clone())) {
-            out::say(format!("{host} {ip}"));
-        }
-    }
-    Ok(())
 }

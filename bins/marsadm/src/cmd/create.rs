@@ -4,7 +4,7 @@ use crate::ctx::Ctx;
 use crate::error::{Done, refuse, show, usage};
 use crate::out;
 use crate::plan::{actual, live_paths, log, member_dirs, names, todo};
-use crate::size::{parse_size, resource_size};
+use crate::size::{self, parse_size, resource_size};
 use mars_policy::View;
 use mars_tree::{Batch, HostName, Key, ResName, Snapshot, TodoSwitch, UnitManager};
 use std::path::Path;
@@ -132,6 +132,17 @@ pub fn member_links(batch: &mut Batch, res: &ResName, me: &HostName, args: &Disk
     batch.set(todo(res, me, TodoSwitch::AllowReplay), 1);
 }
 
+/// Own logs and version links that an earlier resource of this name has left, with their numbers.
+fn left_overs(v: &View<'_>, res: &ResName) -> Vec<(String, u32)> {
+    live_paths(v.snap, res)
+        .filter_map(|path| match Key::parse(path) {
+            Key::Log(_, log) if log.host == *v.me => Some((path.to_string(), log.nr)),
+            Key::Version(_, nr, owner) if owner == *v.me => Some((path.to_string(), nr)),
+            _ => None,
+        })
+        .collect()
+}
+
 /// Everything but `attach`=1.
 pub fn plan(
     v: &View<'_>,
@@ -153,12 +164,13 @@ pub fn plan(
             "{me} is already member of resource {res}; leave-resource first"
         ));
     }
-    let suffix = format!("-{me}");
-    let left = live_paths(snap, res).find(|p| {
-        let name = p.rsplit('/').next().unwrap_or(p);
-        (name.starts_with("log-") || name.starts_with("version-")) && name.ends_with(&suffix)
-    });
-    if let Some(path) = left
+    if snap.get(&Key::Ip(me.clone())).is_none() {
+        return refuse(format!(
+            "the address of {me} is not registered in the cluster; run marsadm join-cluster"
+        ));
+    }
+    let left = left_overs(v, res);
+    if let Some((path, _)) = left.first()
         && !opts.force
     {
         return refuse(format!(
@@ -168,7 +180,8 @@ pub fn plan(
     device_free(snap, res, me, &args.device)?;
     disk_free(snap, res, me, &args.disk)?;
     let size = resource_size(args.size, disk_bytes, &args.disk).or_else(refuse)?;
-    let first = match snap.number(&Key::MaxNr(res.clone())) {
+    let highest = left.iter().map(|(_, nr)| u64::from(*nr)).max();
+    let first = match snap.number(&Key::MaxNr(res.clone())).max(highest) {
         None => 1,
         Some(n) => n.saturating_add(NUMBER_GAP),
     };
@@ -179,6 +192,13 @@ pub fn plan(
     }
     let first = u32::try_from(first).unwrap_or(1);
     let mut batch = Batch::new();
+    for (path, _) in &left {
+        batch.delete(Key::parse(path));
+    }
+    let old_errors = format!("resource-{res}/actual-{me}/msg-err-");
+    for (path, _) in snap.live_below(&old_errors) {
+        batch.delete(Key::parse(path));
+    }
     member_dirs(&mut batch, res, me);
     batch.set(Key::Size(res.clone()), size);
     member_links(&mut batch, res, me, args);
@@ -211,7 +231,7 @@ pub fn create_resource(ctx: &Ctx, res: &ResName, args: &[String]) -> Done {
     let args = disk_args(res, args, ctx.opts.size, true)?;
     let snap = ctx.snapshot()?;
     let view = ctx.view(&snap);
-    let bytes = probe_new(ctx, &args.disk)?;
+    let bytes = probe_forced(ctx, &args.disk)?;
     let batch = plan(&view, res, &ctx.opts, &args, bytes)?;
     ctx.commit(&batch)?;
     attach_now(ctx, res)?;
@@ -237,6 +257,19 @@ pub fn probe_new(ctx: &Ctx, disk: &str) -> Done<u64> {
     disk_kind(ctx.env.unit_manager, disk)?;
     mars_disk::Disk::probe(Path::new(disk))
         .or_else(|e| refuse(format!("{e}; give a disk that nobody else uses")))
+}
+
+/// The same for `create-resource`: with `--force`, a disk that somebody else holds is opened for reading only.
+fn probe_forced(ctx: &Ctx, disk: &str) -> Done<u64> {
+    let probed = probe_new(ctx, disk);
+    match (&probed, size::of_disk(Path::new(disk))) {
+        (Err(e), Some(bytes)) if ctx.opts.force && ctx.is_local() && bytes > 0 => {
+            disk_kind(ctx.env.unit_manager, disk)?;
+            out::warn(format!("lifted by --force: {e}"));
+            Ok(bytes)
+        }
+        _ => probed,
+    }
 }
 
 /// Last step of create and join.

@@ -32,7 +32,9 @@ pub fn search_path() -> Vec<PathBuf> {
     if let Some(home) = std::env::var_os("HOME").filter(|h| !h.is_empty()) {
         dirs.push(Path::new(&home).join(".marsadm"));
     }
-    dirs.extend(["/etc/marsadm", "/usr/lib/marsadm", "/usr/local/lib/marsadm"].map(PathBuf::from));
+    let etc = std::env::var_os("ETC_MARSADM").filter(|e| !e.is_empty());
+    dirs.push(etc.map_or_else(|| "/etc/marsadm".into(), PathBuf::from));
+    dirs.extend(["/usr/lib/marsadm", "/usr/local/lib/marsadm"].map(PathBuf::from));
     dirs
 }
 
@@ -103,7 +105,8 @@ fn is_predefined(name: &str) -> bool {
         || builtin_names().contains(&name)
 }
 
-fn note(text: &str) {
+/// To stderr, as it is.
+pub fn note(text: &str) {
     use std::io::Write;
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
@@ -310,8 +313,16 @@ pub fn status_files(root: &Path, snap: &Snapshot) -> Vec<(String, String)> {
                 continue;
             };
             if file.take(STATUS_MAX).read_to_end(&mut text).is_ok() {
-                let text = String::from_utf8_lossy(&text).into_owned();
-                found.push((format!("{dir}/{name}"), text));
+                // Text for a terminal: nothing that it would obey.
+                let sign = |c: char| {
+                    if c.is_control() && c != '\n' && c != '\t' {
+                        '?'
+                    } else {
+                        c
+                    }
+                };
+                let text = String::from_utf8_lossy(&text);
+                found.push((format!("{dir}/{name}"), text.chars().map(sign).collect()));
             }
         }
     }

@@ -5,11 +5,14 @@ use crate::cmd::create::{
     DiskArgs, attach_now, device_free, disk_args, disk_free, member_links, probe_new,
 };
 use crate::cmd::positions::{primary_number, start_from};
+use crate::cmd::uptodate::wait_if_asked;
 use crate::ctx::{Ctx, TIMEOUT_CLUSTER_SECS, looks_dead};
 use crate::error::{Done, refuse};
 use crate::out;
+use crate::phases::Job;
 use crate::plan::{
-    SWITCHES, designated, is_actual, live_paths, member_dirs, names, storage_members, switch_name,
+    SWITCHES, designated, device_name, is_actual, live_paths, member_dirs, names, storage_members,
+    switch_name,
 };
 use mars_policy::{View, split_brain};
 use mars_tree::{Batch, HostName, Key, ResName};
@@ -59,7 +62,7 @@ pub fn join_check(
     if let Some(split) = split_brain(v, res) {
         return refuse(format!(
             "split brain in resource {res} after {}; resolve it first with invalidate on the losers",
-            names(split.points.iter().map(|p| format!("{:?}", p.after)))
+            names(split.points.iter().map(|p| &p.after))
         ));
     }
     let Some(size) = snap.number(&Key::Size(res.clone())) else {
@@ -127,55 +130,127 @@ pub fn join_batch(v: &View<'_>, res: &ResName, primary: &HostName, args: &DiskAr
     Ok(batch)
 }
 
+/// Phases of `join-resource`.
+pub const JOIN_PHASES: &[&str] = &[
+    "check the preconditions",
+    "become a member",
+    "wait until the primary knows, take its positions",
+    "attach the disk",
+    "wait until UpToDate, if asked",
+];
+
 /// `join-resource`
-pub fn join_resource(ctx: &Ctx, res: &ResName, args: &[String]) -> Done {
-    let args = disk_args(res, args, None, false)?;
+struct Join {
+    res: ResName,
+    args: Vec<String>,
+    disk: Option<DiskArgs>,
+    primary: Option<HostName>,
+}
+
+/// Begins `join-resource`.
+pub fn join_resource(res: &ResName, args: &[String]) -> Box<dyn Job> {
+    Box::new(Join {
+        res: res.clone(),
+        args: args.to_vec(),
+        disk: None,
+        primary: None,
+    })
+}
+
+impl Job for Join {
+    fn run(&mut self, ctx: &Ctx, phase: usize) -> Done {
+        if phase == 0 {
+            return self.examine(ctx);
+        }
+        let (Some(disk), Some(primary)) = (&self.disk, &mut self.primary) else {
+            return Ok(());
+        };
+        match phase {
+            1 => become_member(ctx, &self.res, primary, disk),
+            2 => take_positions(ctx, &self.res, primary),
+            3 => {
+                attach_now(ctx, &self.res)?;
+                ctx.result(format!(
+                    "{} joined resource {}, {primary} is primary",
+                    ctx.me, self.res
+                ));
+                Ok(())
+            }
+            _ => wait_if_asked(ctx, &self.res),
+        }
+    }
+}
+
+impl Join {
+    fn examine(&mut self, ctx: &Ctx) -> Done {
+        let res = &self.res;
+        let args = disk_args(res, &self.args, None, false)?;
+        let snap = ctx.snapshot()?;
+        let view = ctx.view(&snap);
+        // Without an answer this resource may only seem to be unknown, or in another role. A known primary's answer is enough.
+        let known = snap.resources().contains(res);
+        let others: BTreeSet<HostName> = match designated(&snap, res) {
+            Some(primary) => vec![primary],
+            None if known => snap.members(res),
+            None => snap.hosts(),
+        }
+        .into_iter()
+        .filter(|h| *h != ctx.me)
+        .collect();
+        if known {
+            let bytes = probe_new(ctx, &args.disk)?;
+            join_check(&view, res, &ctx.opts, &args, bytes)?;
+        }
+        if !ctx.engine_running() {
+            return refuse(match known {
+                true => format!(
+                    "mars-meta is not running on {}; run marsadm start, then join again",
+                    ctx.me
+                ),
+                false => unknown(&view, res),
+            });
+        }
+        for silent in ctx.wait_peers(&others, TIMEOUT_CLUSTER_SECS)? {
+            out::warn(format!("host {silent} does not answer"));
+        }
+        let snap = ctx.snapshot()?;
+        if !snap.resources().contains(res) {
+            return refuse(unknown(&ctx.view(&snap), res));
+        }
+        let bytes = probe_new(ctx, &args.disk)?;
+        let primary = join_check(&ctx.view(&snap), res, &ctx.opts, &args, bytes)?;
+        let theirs = device_name(&snap, res, &primary);
+        if theirs != args.device {
+            out::warn(format!(
+                "the device of {res} is {} here, but {theirs} on {primary}; the same name everywhere avoids mistakes",
+                args.device
+            ));
+        }
+        self.disk = Some(args);
+        self.primary = Some(primary);
+        Ok(())
+    }
+}
+
+/// Links of the member, after what an earlier membership left.
+fn become_member(ctx: &Ctx, res: &ResName, primary: &HostName, args: &DiskArgs) -> Done {
     let snap = ctx.snapshot()?;
     let view = ctx.view(&snap);
-    // Without an answer this resource may only seem to be unknown, or in another role. A known primary's answer is enough.
-    let known = snap.resources().contains(res);
-    let others: BTreeSet<HostName> = match designated(&snap, res) {
-        Some(primary) => vec![primary],
-        None if known => snap.members(res),
-        None => snap.hosts(),
-    }
-    .into_iter()
-    .filter(|h| *h != ctx.me)
-    .collect();
-    if known {
-        let bytes = probe_new(ctx, &args.disk)?;
-        join_check(&view, res, &ctx.opts, &args, bytes)?;
-    }
-    if !ctx.engine_running() {
-        return refuse(match known {
-            true => format!(
-                "mars-meta is not running on {}; run marsadm start, then join again",
-                ctx.me
-            ),
-            false => unknown(&view, res),
-        });
-    }
-    for silent in ctx.wait_peers(&others, TIMEOUT_CLUSTER_SECS)? {
-        out::warn(format!("host {silent} does not answer"));
-    }
-    let snap = ctx.snapshot()?;
-    if !snap.resources().contains(res) {
-        return refuse(unknown(&ctx.view(&snap), res));
-    }
-    let bytes = probe_new(ctx, &args.disk)?;
-    let mut primary = join_check(&ctx.view(&snap), res, &ctx.opts, &args, bytes)?;
-    let nr = primary_number(&snap, res, &primary)?;
+    let nr = primary_number(&snap, res, primary)?;
     let mut stale = Batch::new();
-    for path in left_overs(&ctx.view(&snap), res, nr) {
+    for path in left_overs(&view, res, nr) {
         stale.delete(Key::parse(&path));
     }
     ctx.commit(&stale)?;
-    let batch = join_batch(&ctx.view(&snap), res, &primary, &args)?;
-    ctx.commit(&batch)?;
+    ctx.commit(&join_batch(&view, res, primary, args)?)?;
+    Ok(())
+}
+
+/// A rotation may have raced with us: takes the positions again until they fit.
+fn take_positions(ctx: &Ctx, res: &ResName, primary: &mut HostName) -> Done {
     if ctx.opts.dry_run {
-        return attach_now(ctx, res);
+        return Ok(());
     }
-    // A rotation may have raced with us: take the positions again until they fit.
     for _ in 0..JOIN_ROUNDS {
         ctx.wait_peers(&BTreeSet::from([primary.clone()]), TIMEOUT_CLUSTER_SECS)?;
         let snap = ctx.snapshot()?;
@@ -188,16 +263,13 @@ pub fn join_resource(ctx: &Ctx, res: &ResName, args: &[String]) -> Done {
         if !split {
             break;
         }
-        primary = designated(&snap, res).unwrap_or(primary);
+        if let Some(now) = designated(&snap, res) {
+            *primary = now;
+        }
         let mut again = Batch::new();
-        start_from(&mut again, &snap, res, &ctx.me, &primary)?;
+        start_from(&mut again, &snap, res, &ctx.me, primary)?;
         ctx.commit(&again)?;
     }
-    attach_now(ctx, res)?;
-    ctx.result(format!(
-        "{} joined resource {res}, {primary} is primary",
-        ctx.me
-    ));
     Ok(())
 }
 
@@ -305,36 +377,70 @@ pub fn leave_versions(v: &View<'_>, res: &ResName) -> Batch {
     batch
 }
 
+/// Phases of `leave-resource`.
+pub const LEAVE_PHASES: &[&str] = &[
+    "check the preconditions",
+    "give up the membership",
+    "let the others know, remove the rest",
+];
+
 /// `leave-resource`
-pub fn leave_resource(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
-    let snap = ctx.snapshot()?;
-    leave_check(&ctx.view(&snap), res, &ctx.opts)?;
-    ctx.commit(&leave_batch(&ctx.view(&snap), res))?;
-    let others: BTreeSet<HostName> = storage_members(&snap, res)
-        .into_iter()
-        .filter(|h| *h != ctx.me)
-        .collect();
-    let purge = || -> Done {
+struct Leave {
+    res: ResName,
+    others: BTreeSet<HostName>,
+}
+
+/// Begins `leave-resource`.
+pub fn leave_resource(res: &ResName, _: &[String]) -> Box<dyn Job> {
+    Box::new(Leave {
+        res: res.clone(),
+        others: BTreeSet::new(),
+    })
+}
+
+impl Job for Leave {
+    fn run(&mut self, ctx: &Ctx, phase: usize) -> Done {
+        let res = &self.res;
         let snap = ctx.snapshot()?;
-        ctx.commit(&leave_versions(&ctx.view(&snap), res))?;
-        let snap = ctx.snapshot()?;
-        ctx.commit(&purge_own(&ctx.view(&snap), res))?;
-        Ok(())
-    };
-    purge()?;
-    if !others.is_empty() {
-        match ctx.wait_peers(&others, TIMEOUT_CLUSTER_SECS) {
-            Ok(dead) => dead.iter().for_each(|d| {
-                out::warn(format!("host {d} does not answer, it learns of this later"))
-            }),
-            Err(e) => out::warn(format!("{e}; the others learn of this later")),
+        match phase {
+            0 => leave_check(&ctx.view(&snap), res, &ctx.opts),
+            1 => {
+                leave_check(&ctx.view(&snap), res, &ctx.opts)?;
+                self.others = storage_members(&snap, res).into_iter().collect();
+                self.others.remove(&ctx.me);
+                ctx.commit(&leave_batch(&ctx.view(&snap), res))?;
+                purge_rest(ctx, res)
+            }
+            _ => {
+                if !self.others.is_empty() {
+                    tell_others(ctx, &self.others);
+                    purge_rest(ctx, res)?;
+                }
+                ctx.reconcile()?;
+                ctx.instances(None);
+                ctx.result(format!("{} left resource {res}", ctx.me));
+                Ok(())
+            }
         }
-        purge()?;
     }
-    ctx.reconcile()?;
-    ctx.instances(None);
-    ctx.result(format!("{} left resource {res}", ctx.me));
+}
+
+/// Own versions and logs that nobody needs; messages.
+fn purge_rest(ctx: &Ctx, res: &ResName) -> Done {
+    let snap = ctx.snapshot()?;
+    ctx.commit(&leave_versions(&ctx.view(&snap), res))?;
+    let snap = ctx.snapshot()?;
+    ctx.commit(&purge_own(&ctx.view(&snap), res))?;
     Ok(())
+}
+
+fn tell_others(ctx: &Ctx, others: &BTreeSet<HostName>) {
+    match ctx.wait_peers(others, TIMEOUT_CLUSTER_SECS) {
+        Ok(dead) => dead
+            .iter()
+            .for_each(|d| out::warn(format!("host {d} does not answer, it learns of this later"))),
+        Err(e) => out::warn(format!("{e}; the others learn of this later")),
+    }
 }
 
 /// Everything below the resource but `maxnr`.
@@ -359,12 +465,24 @@ pub fn delete_resource(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
         .chain(snap.files.keys())
         .any(|p| p.starts_with(&prefix))
     {
-        return refuse(unknown(&view, res));
+        // Only the directory is left, or not even that and nobody shall be asked.
+        let dir = ctx.tree.root().join(format!("resource-{res}"));
+        if !dir.is_dir() && !ctx.opts.force {
+            return refuse(unknown(&view, res));
+        }
+        out::say(format!("resource {res} is gone already"));
+        return Ok(());
     }
     let members = snap.members(res);
     if !members.is_empty() && !ctx.opts.force {
         return refuse(format!(
             "resource {res} still has members {}; run marsadm leave-resource {res} on each of them first",
+            names(&members)
+        ));
+    }
+    if !members.is_empty() {
+        out::warn(format!(
+            "the memberships of {} in {res} are destroyed; a device in use loses its log when it is closed",
             names(&members)
         ));
     }

@@ -1,28 +1,45 @@
 //! The commands: one file per family, one table here.
+pub mod autoclean;
+pub mod cat;
 pub mod cluster;
 pub mod config;
 pub mod consistency;
 pub mod create;
 pub mod freeze;
+pub mod guest;
 pub mod handover;
+pub mod leave;
+pub mod links;
 pub mod logs;
+pub mod lowlevel;
 pub mod macros;
 pub mod membership;
+pub mod merge;
+pub mod params;
 pub mod positions;
+#[cfg(test)]
+mod preconditions;
 pub mod primary;
 pub mod purge;
+pub mod resize;
+pub mod rubbish;
+pub mod secondary;
 pub mod service;
+pub mod show;
+pub mod split;
 pub mod switches;
 pub mod systemd;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod uptodate;
 pub mod view;
 pub mod wait;
 
 use crate::cli::Options;
 use crate::ctx::Ctx;
 use crate::error::Done;
+use crate::phases::Job;
 use crate::plan::Plan;
 use mars_policy::View;
 use mars_tree::ResName;
@@ -40,6 +57,9 @@ pub enum ResArg {
     One,
 }
 
+/// Begins a command for one resource.
+pub type Start = fn(&ResName, &[String]) -> Box<dyn Job>;
+
 /// How a command runs.
 #[derive(Clone, Copy)]
 pub enum Run {
@@ -49,6 +69,8 @@ pub enum Run {
     Over(fn(&Ctx, Option<&[ResName]>) -> Done),
     /// Once per resource.
     Each(fn(&Ctx, &ResName, &[String]) -> Done),
+    /// In phases (their titles) per resource.
+    Phased(&'static [&'static str], Start),
     /// A plan per resource; all are committed, then units reconciled, then waited for.
     Planned(fn(&View<'_>, &ResName, &Options, switches::Probe<'_>) -> Done<Plan>),
     /// DRBD words that do nothing.
@@ -129,6 +151,28 @@ pub(crate) const fn each(
         help,
     }
 }
+/// In phases per resource, of which this host is member.
+pub(crate) const fn phased(
+    name: &'static str,
+    args: &'static str,
+    min: usize,
+    max: usize,
+    titles: &'static [&'static str],
+    start: Start,
+    help: &'static str,
+) -> Command {
+    Command {
+        name,
+        res: ResArg::Many,
+        args,
+        min,
+        max,
+        member: true,
+        cluster: true,
+        run: Run::Phased(titles, start),
+        help,
+    }
+}
 /// One single resource, which may be new.
 pub(crate) const fn one(mut c: Command) -> Command {
     c.res = ResArg::One;
@@ -206,7 +250,20 @@ pub(crate) const fn builtin(name: &'static str, res: ResArg, help: &'static str)
 }
 
 /// The commands by families: each list is in the file of its family.
-const FAMILIES: &[&[Command]] = &[table::COMMANDS];
+const FAMILIES: &[&[Command]] = &[
+    cluster::COMMANDS,
+    merge::COMMANDS,
+    split::COMMANDS,
+    table::COMMANDS,
+    guest::COMMANDS,
+    purge::COMMANDS,
+    lowlevel::COMMANDS,
+    show::COMMANDS,
+    links::COMMANDS,
+    crate::watch::COMMANDS,
+    resize::COMMANDS,
+    params::COMMANDS,
+];
 
 /// All commands.
 pub fn all() -> impl Iterator<Item = &'static Command> {

@@ -1,12 +1,13 @@
 //! `primary` and `secondary` (marsadm-commands.md section 4, symlink-tree.md section 6).
 use crate::cli::Options;
 use crate::cmd::handover::{
-    forget_start, rest, stack_of, stops_itself, take_back, wait_let_go, wait_started, want_batch,
+    forget_start, stack_of, stops_itself, take_back, wait_let_go, wait_started, want_batch,
 };
 use crate::cmd::switches::still_on;
 use crate::ctx::{Ctx, State, TIMEOUT_SECS, looks_dead, until};
 use crate::error::{CmdError, Done, refuse};
 use crate::out;
+use crate::phases::Job;
 use crate::plan::{SWITCHES, designated, device_name, is_actual, last_primary, names, todo};
 use mars_policy::{View, Want, consistency, split_brain};
 use mars_tree::{Batch, HostName, Key, ResName, Snapshot, Stamp, TodoSwitch};
@@ -20,13 +21,33 @@ pub fn old_primary(v: &View<'_>, res: &ResName) -> Option<HostName> {
         .filter(|h| h != v.me && v.snap.members(res).contains(h))
 }
 
+/// Preconditions that `--force` lifts: refused, or only told.
+struct Liftable {
+    force: bool,
+    warnings: Vec<String>,
+}
+
+impl Liftable {
+    fn refuse(&mut self, why: String) -> Done {
+        if !self.force {
+            return refuse(format!(
+                "{why} (--force lifts this, and may lose data or split the history)"
+            ));
+        }
+        self.warnings.push(format!("lifted by --force: {why}"));
+        Ok(())
+    }
+}
+
 /// Preconditions 1 to 11 of `primary`. Returns warnings. `pinged`: the others have just been asked for a sign of life, so silence
 /// means that they cannot be reached.
 pub fn check(v: &View<'_>, res: &ResName, opts: &Options, pinged: bool) -> Done<Vec<String>> {
-    let (snap, me, force) = (v.snap, v.me, opts.force);
+    let (snap, me) = (v.snap, v.me);
     let old = old_primary(v, res);
-    let mut warnings = Vec::new();
-    let lifted = "--force lifts this, and may lose data or split the history";
+    let mut lift = Liftable {
+        force: opts.force,
+        warnings: Vec::new(),
+    };
     if !v.engine_running {
         return refuse(format!(
             "mars-meta is not running on {}, a role cannot be taken; run marsadm start",
@@ -34,18 +55,79 @@ pub fn check(v: &View<'_>, res: &ResName, opts: &Options, pinged: bool) -> Done<
         ));
     }
     let facts = consistency(v, res, me);
+    let size = snap.number(&Key::Size(res.clone())).unwrap_or(0);
     if !facts.sync_reached || !facts.replay_reached {
         let at = snap
             .number(&Key::SyncStatus(res.clone(), me.clone()))
             .unwrap_or(0);
-        let size = snap.number(&Key::Size(res.clone())).unwrap_or(0);
         return refuse(format!(
             "host {me} is inconsistent: resource {res} has synced {at} of {size} bytes here; wait until `marsadm view {res}` says UpToDate"
         ));
     }
+    check_other_syncs(v, res, opts, (pinged, old.as_ref()), &mut lift)?;
+    check_switches(v, res, opts.force)?;
+    let code = snap.actual(res, me, "replay-code").unwrap_or(0);
+    if code < 0 && !opts.force {
+        return refuse(format!(
+            "replay of resource {res} on {me} stopped with error {code}; repair it, or take over with pause-fetch and primary --force what was replayed"
+        ));
+    }
+    if code < 0 {
+        lift.refuse(format!(
+            "replay of resource {res} on {me} stopped with error {code}, what comes behind it is lost"
+        ))?;
+    }
+    if let Some(bytes) = snap.number(&Key::ActSize(res.clone(), me.clone()))
+        && bytes < size
+    {
+        lift.refuse(format!(
+            "the disk of resource {res} on {me} has {bytes} bytes, the resource {size}; enlarge the disk"
+        ))?;
+    }
+    if let Some(old) = &old {
+        let openers = snap.actual(res, old, "open-count").unwrap_or(0);
+        // A stack is stopped over there before the role moves.
+        if openers > 0 && !stops_itself(v, res, opts.systemd_enable) {
+            lift.refuse(format!(
+                "device /dev/mars/{} is opened {openers} times on host {old}; unmount there",
+                device_name(snap, res, old)
+            ))?;
+        }
+        if pinged && looks_dead(v, old, v.window) {
+            if !opts.force {
+                return refuse(unreachable(res, old));
+            }
+            lift.refuse(format!(
+                "host {old}, primary of resource {res} until now, cannot be reached, its last writes are missing here"
+            ))?;
+        }
+    }
+    if let Some(split) = split_brain(v, res) {
+        lift.refuse(format!(
+            "split brain in resource {res} after {}; resolve it with invalidate on the hosts whose data is to be given up",
+            names(split.points.iter().map(|p| &p.after))
+        ))?;
+    }
+    if is_actual(snap, res, me, "has-emergency") {
+        lift.refuse(format!(
+            "host {me} is in emergency mode; free space in the file system of {res} here first"
+        ))?;
+    }
+    Ok(lift.warnings)
+}
+
+/// Precondition 3: nobody else is syncing, except the old primary, which cannot.
+fn check_other_syncs(
+    v: &View<'_>,
+    res: &ResName,
+    opts: &Options,
+    (pinged, old): (bool, Option<&HostName>),
+    lift: &mut Liftable,
+) -> Done {
+    let snap = v.snap;
     let size = snap.number(&Key::Size(res.clone())).unwrap_or(0);
     for other in snap.members(res) {
-        if other == *me || Some(&other) == old.as_ref() || opts.ignore_sync || force {
+        if other == *v.me || Some(&other) == old || opts.ignore_sync {
             continue;
         }
         let at = snap
@@ -55,80 +137,45 @@ pub fn check(v: &View<'_>, res: &ResName, opts: &Options, pinged: bool) -> Done<
             continue;
         }
         if !pinged || looks_dead(v, &other, v.window) {
-            warnings.push(format!(
+            lift.warnings.push(format!(
                 "host {other} cannot be reached and has synced only {at} of {size} bytes of {res}"
             ));
             continue;
         }
-        return refuse(format!(
-            "host {other} is still syncing resource {res} ({at} of {size} bytes); wait for it, or use --ignore-sync (its sync starts again)"
-        ));
+        let syncing =
+            format!("host {other} is still syncing resource {res} ({at} of {size} bytes)");
+        if !opts.force {
+            return refuse(format!(
+                "{syncing}; wait for it, or use --ignore-sync (its sync starts again)"
+            ));
+        }
+        lift.refuse(format!("{syncing}, its sync starts again"))?;
     }
-    for which in [TodoSwitch::Attach, TodoSwitch::AllowReplay] {
+    Ok(())
+}
+
+/// Preconditions 4 and 5. What `--force` demands of fetching is the opposite: what arrives later would be lost silently.
+fn check_switches(v: &View<'_>, res: &ResName, force: bool) -> Done {
+    let (snap, me) = (v.snap, v.me);
+    for (which, name, fix) in [
+        (TodoSwitch::Attach, "attach", "attach"),
+        (TodoSwitch::AllowReplay, "replay", "resume-replay"),
+    ] {
         if !snap.todo(res, me, which) {
-            let (name, fix) = match which {
-                TodoSwitch::Attach => ("attach", "attach"),
-                _ => ("replay", "resume-replay"),
-            };
             return refuse(format!(
                 "switch {name} of resource {res} is off on {me}, it must be on; run marsadm {fix} {res}"
             ));
         }
     }
     match (snap.todo(res, me, TodoSwitch::Connect), force) {
-        (false, false) => {
-            return refuse(format!(
-                "switch fetch of resource {res} is off on {me}, it must be on for a planned handover; run marsadm resume-fetch {res}"
-            ));
-        }
-        (true, true) => {
-            return refuse(format!(
-                "switch fetch of resource {res} is on on {me}, it must be off for primary --force; run marsadm pause-fetch {res}"
-            ));
-        }
-        _ => {}
+        (false, false) => refuse(format!(
+            "switch fetch of resource {res} is off on {me}, it must be on for a planned handover; run marsadm resume-fetch {res}"
+        )),
+        (true, true) => refuse(format!(
+            "switch fetch of resource {res} is on on {me}, it must be off for primary --force; run marsadm pause-fetch {res}"
+        )),
+        _ => Ok(()),
     }
-    if force {
-        return Ok(warnings);
-    }
-    let code = snap.actual(res, me, "replay-code").unwrap_or(0);
-    if code < 0 {
-        return refuse(format!(
-            "replay of resource {res} on {me} stopped with error {code}; repair it, or take over with pause-fetch and primary --force what was replayed"
-        ));
-    }
-    if let Some(bytes) = snap.number(&Key::ActSize(res.clone(), me.clone()))
-        && bytes < size
-    {
-        return refuse(format!(
-            "the disk of resource {res} on {me} has {bytes} bytes, the resource {size}; enlarge the disk ({lifted})"
-        ));
-    }
-    if let Some(old) = &old {
-        let openers = snap.actual(res, old, "open-count").unwrap_or(0);
-        // A stack is stopped over there before the role moves.
-        if openers > 0 && !stops_itself(v, res, opts.systemd_enable) {
-            return refuse(format!(
-                "device /dev/mars/{} is opened {openers} times on host {old}; unmount there ({lifted})",
-                device_name(snap, res, old)
-            ));
-        }
-        if pinged && looks_dead(v, old, v.window) {
-            return refuse(unreachable(res, old));
-        }
-    }
-    if let Some(split) = split_brain(v, res) {
-        return refuse(format!(
-            "split brain in resource {res} at {}; resolve it with invalidate on the hosts whose data is to be given up ({lifted})",
-            names(split.points.iter().map(|p| format!("{:?}", p.after)))
-        ));
-    }
-    if is_actual(snap, res, me, "has-emergency") {
-        return refuse(format!(
-            "host {me} is in emergency mode; free space in the file system of {res} here first ({lifted})"
-        ));
-    }
-    Ok(warnings)
 }
 
 fn unreachable(res: &ResName, old: &HostName) -> String {
@@ -309,112 +356,186 @@ fn closed_just_now(ctx: &Ctx, v: &View<'_>, res: &ResName) -> Done {
     }
 }
 
-/// `primary`
-pub fn primary(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
-    let snap = ctx.snapshot()?;
-    let view = ctx.view(&snap);
-    if designated(&snap, res).as_ref() == Some(&ctx.me) {
-        return finish(ctx, res);
-    }
-    closed_just_now(ctx, &view, res)?;
-    let snap = ctx.snapshot()?;
-    let view = ctx.view(&snap);
-    // Refusals that need no answer from others come at once.
-    check(&view, res, &ctx.opts, false)?;
-    let others: BTreeSet<HostName> = snap
-        .members(res)
-        .into_iter()
-        .filter(|h| *h != ctx.me)
-        .collect();
-    let old = old_primary(&view, res);
-    if ctx.opts.force {
-        // Whoever answers is welcome; nobody is waited for.
-        ctx.ping()?;
-    } else {
-        let dead = ctx.wait_peers(&others, TIMEOUT_SECS)?;
-        if let Some(old) = old.as_ref().filter(|o| dead.contains(o)) {
-            return refuse(unreachable(res, old));
-        }
-        dead.iter()
-            .for_each(|d| out::warn(format!("host {d} does not answer")));
-    }
-    let snap = ctx.snapshot()?;
-    check(&ctx.view(&snap), res, &ctx.opts, true)?
-        .iter()
-        .for_each(out::warn);
-    if ctx.opts.force {
-        return forced(ctx, res);
-    }
-    let Some((old, before)) = old.as_ref().zip(stack_of(ctx, &snap, res)) else {
-        planned(ctx, res, old.as_ref(), &others)?;
-        return finish(ctx, res);
-    };
-    ctx.commit(&want_batch(
-        &snap,
-        res,
-        &Want::Host(ctx.me.clone()),
-        Some(old),
-    ))?;
-    wait_let_go(ctx, res, old)
-        .and_then(|()| planned(ctx, res, Some(old), &others))
-        .map_err(|e| take_back(ctx, res, &before, old, e))?;
-    finish(ctx, res)
+/// Phases of `primary`.
+pub const PHASES: &[&str] = &[
+    "check the preconditions",
+    "stop the old side and replay everything",
+    "take the role over",
+    "wait for the device, all switches on",
+];
+
+/// How the role comes here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It is here already: only what is missing is done.
+    Already,
+    Forced,
+    Planned,
 }
 
-/// Up to the designation of the acting host. When that fails, everything is as it was.
-fn planned(ctx: &Ctx, res: &ResName, old: Option<&HostName>, others: &BTreeSet<HostName>) -> Done {
-    if let Some(old) = old {
-        let caught = |v: &View<'_>| match check_open(v, res, old) {
-            Ok(()) => caught_up_or_heal(ctx, v, res, old),
-            Err(e) => State::Never(e.to_string()),
-        };
-        let equal = format!(
-            "{} has replayed everything that {old} logged of {res}",
-            ctx.me
-        );
-        let limit = ctx.opts.limit(TIMEOUT_SECS);
-        ctx.wait_full(Some(res), &equal, limit, Some(HEAL_AGE), caught)?;
-        let snap = ctx.snapshot()?;
-        let was_designated = designated(&snap, res).as_ref() == Some(old);
-        let handover = || -> Done {
-            if was_designated {
-                ctx.commit(&give_up(&snap, res))?;
-            }
-            ctx.wait(
-                res,
-                &format!("host {old} has left the primary role of {res}"),
-                TIMEOUT_SECS,
-                |v| {
-                    still_mine(v, res).unwrap_or_else(|| {
-                        until(!is_actual(v.snap, res, old, "is-primary"), || {
-                            format!("{old} is still primary")
-                        })
-                    })
-                },
-            )?;
-            ctx.wait(res, &equal, TIMEOUT_SECS, |v| {
-                still_mine(v, res).unwrap_or_else(|| caught_up_or_heal(ctx, v, res, old))
-            })?;
-            let dead = ctx.wait_peers(
-                &others.iter().filter(|h| *h == old).cloned().collect(),
-                TIMEOUT_SECS,
-            )?;
-            if !dead.is_empty() {
-                return refuse(format!(
-                    "host {old} stopped answering during the handover of {res}"
-                ));
-            }
-            ctx.wait(res, &equal, TIMEOUT_SECS, |v| {
-                still_mine(v, res).unwrap_or_else(|| caught_up_or_heal(ctx, v, res, old))
-            })
-        };
-        if let Err(e) = handover() {
-            return Err(compensate(ctx, res, old, was_designated, e));
+/// `primary` for one resource.
+struct Primary {
+    res: ResName,
+    way: Way,
+    old: Option<HostName>,
+    others: BTreeSet<HostName>,
+    /// Where the stack was wanted before it was moved; only while it has to be taken back after a failure.
+    moved: Option<Want>,
+}
+
+/// Begins `primary`.
+pub fn primary(res: &ResName, _: &[String]) -> Box<dyn Job> {
+    Box::new(Primary {
+        res: res.clone(),
+        way: Way::Planned,
+        old: None,
+        others: BTreeSet::new(),
+        moved: None,
+    })
+}
+
+impl Job for Primary {
+    fn run(&mut self, ctx: &Ctx, phase: usize) -> Done {
+        match phase {
+            0 => self.examine(ctx),
+            1 => self.prepare(ctx),
+            2 => self.take_over(ctx),
+            _ => finish(ctx, &self.res),
         }
     }
+
+    fn undo(&mut self, ctx: &Ctx, e: CmdError) -> CmdError {
+        match (self.moved.take(), &self.old) {
+            (Some(before), Some(old)) => take_back(ctx, &self.res, &before, old, e),
+            _ => e,
+        }
+    }
+}
+
+impl Primary {
+    fn examine(&mut self, ctx: &Ctx) -> Done {
+        let res = &self.res;
+        let snap = ctx.snapshot()?;
+        let view = ctx.view(&snap);
+        if designated(&snap, res).as_ref() == Some(&ctx.me) {
+            self.way = Way::Already;
+            return Ok(());
+        }
+        closed_just_now(ctx, &view, res)?;
+        let snap = ctx.counted()?;
+        let view = ctx.view(&snap);
+        // Refusals that need no answer from others come at once.
+        check(&view, res, &ctx.opts, false)?;
+        self.others = snap.members(res).into_iter().collect();
+        self.others.remove(&ctx.me);
+        self.old = old_primary(&view, res);
+        if ctx.opts.force {
+            // Whoever answers is welcome; nobody is waited for.
+            self.way = Way::Forced;
+            ctx.ping()?;
+        } else {
+            let dead = ctx.wait_peers(&self.others, TIMEOUT_SECS)?;
+            if let Some(old) = self.old.as_ref().filter(|o| dead.contains(o)) {
+                return refuse(unreachable(res, old));
+            }
+            dead.iter()
+                .for_each(|d| out::warn(format!("host {d} does not answer")));
+        }
+        let snap = ctx.counted()?;
+        check(&ctx.view(&snap), res, &ctx.opts, true)?
+            .iter()
+            .for_each(out::warn);
+        Ok(())
+    }
+
+    fn prepare(&mut self, ctx: &Ctx) -> Done {
+        let res = &self.res;
+        match (self.way, &self.old) {
+            (Way::Forced, _) => fetch_off(ctx, res),
+            (Way::Planned, Some(old)) => {
+                let snap = ctx.snapshot()?;
+                if let Some(before) = stack_of(ctx, &snap, res) {
+                    let here = Want::Host(ctx.me.clone());
+                    ctx.commit(&want_batch(&snap, res, &here, Some(old)))?;
+                    self.moved = Some(before);
+                    wait_let_go(ctx, res, old)?;
+                }
+                replayed(ctx, res, old)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn take_over(&mut self, ctx: &Ctx) -> Done {
+        match (self.way, &self.old) {
+            (Way::Already, _) => return Ok(()),
+            (Way::Planned, Some(old)) => hand_over(ctx, &self.res, old, &self.others)?,
+            _ => {}
+        }
+        let snap = ctx.snapshot()?;
+        ctx.commit(&take(&ctx.view(&snap), &self.res))?;
+        self.moved = None;
+        Ok(())
+    }
+}
+
+fn all_replayed(ctx: &Ctx, res: &ResName, old: &HostName) -> String {
+    format!(
+        "{} has replayed everything that {old} logged of {res}",
+        ctx.me
+    )
+}
+
+/// Waits until everything that is known is applied here.
+fn replayed(ctx: &Ctx, res: &ResName, old: &HostName) -> Done {
+    let caught = |v: &View<'_>| match check_open(v, res, old) {
+        Ok(()) => caught_up_or_heal(ctx, v, res, old),
+        Err(e) => State::Never(e.to_string()),
+    };
+    let limit = ctx.opts.limit(TIMEOUT_SECS);
+    let equal = all_replayed(ctx, res, old);
+    ctx.wait_full(Some(res), &equal, limit, Some(HEAL_AGE), caught)
+}
+
+/// The old primary gives its role up. When that fails, it has it again.
+fn hand_over(ctx: &Ctx, res: &ResName, old: &HostName, others: &BTreeSet<HostName>) -> Done {
+    // Other resources may have taken their time between the phases.
+    replayed(ctx, res, old)?;
+    let equal = all_replayed(ctx, res, old);
     let snap = ctx.snapshot()?;
-    ctx.commit(&take(&ctx.view(&snap), res))?;
-    Ok(())
+    let was_designated = designated(&snap, res).as_ref() == Some(old);
+    let handover = || -> Done {
+        if was_designated {
+            ctx.commit(&give_up(&snap, res))?;
+        }
+        ctx.wait(
+            res,
+            &format!("host {old} has left the primary role of {res}"),
+            TIMEOUT_SECS,
+            |v| {
+                still_mine(v, res).unwrap_or_else(|| {
+                    until(!is_actual(v.snap, res, old, "is-primary"), || {
+                        format!("{old} is still primary")
+                    })
+                })
+            },
+        )?;
+        let caught = |v: &View<'_>| {
+            still_mine(v, res).unwrap_or_else(|| caught_up_or_heal(ctx, v, res, old))
+        };
+        ctx.wait(res, &equal, TIMEOUT_SECS, caught)?;
+        let dead = ctx.wait_peers(
+            &others.iter().filter(|h| *h == old).cloned().collect(),
+            TIMEOUT_SECS,
+        )?;
+        if !dead.is_empty() {
+            return refuse(format!(
+                "host {old} stopped answering during the handover of {res}"
+            ));
+        }
+        ctx.wait(res, &equal, TIMEOUT_SECS, caught)
+    };
+    handover().map_err(|e| compensate(ctx, res, old, was_designated, e))
 }
 
 /// The device of the old primary must stay closed until its role is gone.
@@ -469,7 +590,8 @@ fn compensate(
     }
 }
 
-fn forced(ctx: &Ctx, res: &ResName) -> Done {
+/// Before a forced take-over, fetching must really be off: what arrives later would be lost silently.
+fn fetch_off(ctx: &Ctx, res: &ResName) -> Done {
     ctx.reconcile()?;
     let me = ctx.me.clone();
     ctx.wait(
@@ -480,10 +602,7 @@ fn forced(ctx: &Ctx, res: &ResName) -> Done {
             let on = still_on(v, res, &me, &["is-copying"]);
             until(on.is_empty(), || "is-copying is 1".into())
         },
-    )?;
-    let snap = ctx.snapshot()?;
-    ctx.commit(&take(&ctx.view(&snap), res))?;
-    finish(ctx, res)
+    )
 }
 
 /// Steps behind the designation: start, wait for the device, all switches on, stack. Repeating them changes nothing.
@@ -542,58 +661,5 @@ fn finish(ctx: &Ctx, res: &ResName) -> Done {
         wait_started(ctx, res)?;
     }
     ctx.result(format!("{me} is primary of {res}"));
-    Ok(())
-}
-
-/// `secondary`
-pub fn secondary(ctx: &Ctx, res: &ResName, _: &[String]) -> Done {
-    let snap = ctx.snapshot()?;
-    let view = ctx.view(&snap);
-    let me = ctx.me.clone();
-    secondary_check(&view, res, &ctx.opts)?;
-    if let Some(before) = stack_of(ctx, &snap, res).filter(|w| *w != Want::Nobody) {
-        rest(ctx, res, &before)?;
-    }
-    let snap = ctx.snapshot()?;
-    if designated(&snap, res).is_some() {
-        ctx.commit(&give_up(&snap, res))?;
-    } else {
-        out::say(format!("{res}: nobody is designated primary already"));
-    }
-    ctx.reconcile()?;
-    if !ctx.engine_running() && ctx.is_local() {
-        out::warn("mars-meta is not running here: this becomes effective after marsadm start");
-        return Ok(());
-    }
-    ctx.wait(
-        res,
-        &format!("{me} has left the primary role of {res}"),
-        TIMEOUT_SECS,
-        |v| {
-            let on = still_on(v, res, &me, &["is-primary", "if-on"]);
-            until(on.is_empty(), || format!("still on: {}", names(on)))
-        },
-    )
-}
-
-/// May the role be given up?
-pub fn secondary_check(v: &View<'_>, res: &ResName, opts: &Options) -> Done {
-    if let Some(p) = designated(v.snap, res)
-        && p != *v.me
-        && !opts.force
-    {
-        return refuse(format!(
-            "host {p} is designated primary of resource {res}, not {}; run marsadm primary {res} on the host that shall be it",
-            v.me
-        ));
-    }
-    let openers = v.snap.actual(res, v.me, "open-count").unwrap_or(0);
-    if openers > 0 && !stops_itself(v, res, opts.systemd_enable) {
-        return refuse(format!(
-            "device /dev/mars/{} is opened {openers} times on {}; unmount it first",
-            device_name(v.snap, res, v.me),
-            v.me
-        ));
-    }
     Ok(())
 }

@@ -14,13 +14,12 @@ pub type Probe<'a> = &'a dyn Fn(&str) -> Result<u64, String>;
 pub fn switch(
     v: &View<'_>,
     res: &ResName,
-    opts: &Options,
     which: TodoSwitch,
     on: bool,
     global: bool,
 ) -> Done<Plan> {
     if which == TodoSwitch::Sync && on {
-        sync_possible(v, res, opts)?;
+        sync_possible(v, res)?;
     }
     let hosts = if global {
         v.snap.members(res)
@@ -60,17 +59,13 @@ fn engine_note(plan: &mut Plan, v: &View<'_>) {
 }
 
 /// A sync needs a primary that logs.
-fn sync_possible(v: &View<'_>, res: &ResName, opts: &Options) -> Done {
-    if opts.force {
-        return Ok(());
-    }
+fn sync_possible(v: &View<'_>, res: &ResName) -> Done {
     match designated(v.snap, res) {
         None => refuse(format!(
             "resource {res} has no designated primary, nothing to sync from; run marsadm primary {res} on the host that shall be it"
         )),
         Some(p) if p != *v.me && is_actual(v.snap, res, &p, "has-emergency") => refuse(format!(
-            "primary {p} of resource {res} is in emergency mode; free space in {} there, then marsadm cron",
-            "/mars"
+            "primary {p} of resource {res} is in emergency mode; free space in /mars there, then marsadm cron"
         )),
         Some(_) => Ok(()),
     }
@@ -81,7 +76,7 @@ fn disk_check(v: &View<'_>, res: &ResName, opts: &Options, probe: Probe<'_>) -> 
     // Also while a detach waits for the device to be closed: a daemon of ours has the disk.
     let attached = is_actual(v.snap, res, v.me, "is-attached")
         && (v.engine_running || v.snap.todo(res, v.me, TodoSwitch::Attach));
-    if attached || v.me != v.local || opts.force {
+    if attached || v.me != v.local {
         return Ok(());
     }
     let Some(disk) = v.snap.text(&Key::Data(res.clone(), v.me.clone())) else {
@@ -96,7 +91,7 @@ fn disk_check(v: &View<'_>, res: &ResName, opts: &Options, probe: Probe<'_>) -> 
         }
     };
     match v.snap.number(&Key::Size(res.clone())) {
-        Some(size) if bytes < size => refuse(format!(
+        Some(size) if bytes < size && !opts.force => refuse(format!(
             "disk {disk} has {bytes} bytes, resource {res} needs {size}; enlarge the disk (--force skips this check)"
         )),
         _ => Ok(()),

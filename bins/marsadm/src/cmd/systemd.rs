@@ -3,6 +3,7 @@ use crate::cmd::handover::{held_by, opened, openers, wait_closed_everywhere};
 use crate::ctx::{Ctx, TIMEOUT_SECS, looks_dead};
 use crate::error::{Done, refuse, show};
 use crate::out;
+use crate::phases::Job;
 use crate::plan::{designated, is_actual, names};
 use crate::templates::unit_of_keyword;
 use mars_policy::{Stack, View, Want, is_unit_name};
@@ -160,33 +161,64 @@ pub fn check_want(v: &View<'_>, res: &ResName, word: &str, force: bool) -> Done<
     Ok(want)
 }
 
+/// Phases of `set-systemd-want`.
+pub const WANT_PHASES: &[&str] = &["say where the units shall run", "wait until it is so"];
+
 /// `set-systemd-want RES HOST|(none)`
-pub fn set_want(ctx: &Ctx, res: &ResName, args: &[String]) -> Done {
-    let snap = known(ctx, res)?;
-    let word = args.first().map_or("", String::as_str);
-    let view = ctx.view(&snap);
-    let want = check_want(&view, res, word, ctx.opts.force)?;
-    if snap.text(&key(res, "want")) == Some(word) {
-        out::say(format!("{res}: the stack is wanted at {want} already"));
-    } else {
-        let mut batch = Batch::new();
-        batch.set(key(res, "want"), &want);
-        ctx.commit(&batch)?;
+struct SetWant {
+    res: ResName,
+    word: String,
+    want: Want,
+}
+
+/// Begins `set-systemd-want`.
+pub fn set_want(res: &ResName, args: &[String]) -> Box<dyn Job> {
+    Box::new(SetWant {
+        res: res.clone(),
+        word: args.first().cloned().unwrap_or_default(),
+        want: Want::Nobody,
+    })
+}
+
+impl Job for SetWant {
+    fn run(&mut self, ctx: &Ctx, phase: usize) -> Done {
+        let (res, word) = (&self.res, self.word.as_str());
+        let snap = known(ctx, res)?;
+        let view = ctx.view(&snap);
+        if phase > 0 {
+            return wait_wanted(ctx, &view, res, &self.want);
+        }
+        self.want = check_want(&view, res, word, ctx.opts.force)?;
+        if snap.text(&key(res, "want")) == Some(word) {
+            out::say(format!(
+                "{res}: the stack is wanted at {} already",
+                self.want
+            ));
+        } else {
+            let mut batch = Batch::new();
+            batch.set(key(res, "want"), &self.want);
+            ctx.commit(&batch)?;
+        }
+        ctx.trigger();
+        Ok(())
     }
-    ctx.trigger();
+}
+
+/// Until the device is opened where the units shall run, or closed everywhere.
+fn wait_wanted(ctx: &Ctx, view: &View<'_>, res: &ResName, want: &Want) -> Done {
     if !ctx.engine_running() {
         out::warn("mars-meta is not running here: this becomes effective after marsadm start");
         return Ok(());
     }
-    match &want {
+    match want {
         Want::Nobody => wait_closed_everywhere(ctx, res),
-        Want::Host(h) if !is_actual(&snap, res, h, "if-on") => {
+        Want::Host(h) if !is_actual(view.snap, res, h, "if-on") => {
             out::warn(format!(
                 "the device of {res} is not there on {h}: its stack starts when it appears (marsadm primary {res} on {h})"
             ));
             Ok(())
         }
-        Want::Host(h) if *h != ctx.env.host && looks_dead(&view, h, view.window) => {
+        Want::Host(h) if *h != ctx.env.host && looks_dead(view, h, view.window) => {
             out::warn(format!("host {h} does not answer, it learns of this later"));
             Ok(())
         }
@@ -197,7 +229,7 @@ pub fn set_want(ctx: &Ctx, res: &ResName, args: &[String]) -> Done {
             |v| opened(ctx, v, res, h),
         ),
     }?;
-    if want == Want::Nobody {
+    if *want == Want::Nobody {
         ctx.result(format!("the stack of {res} is stopped"));
     } else {
         ctx.result(format!("the stack of {res} is wanted at {want}"));

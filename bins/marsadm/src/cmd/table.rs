@@ -1,9 +1,10 @@
 //! The table of commands.
 use super::{
-    Command, ResArg, Run, anybody, builtin, cluster, config, consistency, create, drbd, each,
-    freeze, global, logs, macros, membership, no_cluster, one, over, planned, primary, service,
-    switches, systemd, wait,
+    Command, ResArg, Run, anybody, builtin, config, consistency, create, drbd, each, freeze,
+    global, logs, macros, membership, no_cluster, one, over, phased, planned, primary, secondary,
+    service, switches, systemd, wait,
 };
+use crate::checks::own;
 use crate::ctx::Ctx;
 use crate::error::Done;
 use mars_tree::{ResName, TodoSwitch};
@@ -12,7 +13,7 @@ macro_rules! switch {
     ($name:literal, $which:ident, $on:literal, $global:literal, $help:literal) => {
         planned(
             $name,
-            |v, res, opts, _| switches::switch(v, res, opts, TodoSwitch::$which, $on, $global),
+            |v, res, _, _| switches::switch(v, res, TodoSwitch::$which, $on, $global),
             $help,
         )
     };
@@ -23,30 +24,6 @@ const SENSELESS: &str = "makes no sense with MARS";
 
 /// All commands.
 pub const COMMANDS: &[Command] = &[
-    no_cluster(global(
-        "create-cluster",
-        "",
-        0,
-        0,
-        cluster::create_cluster,
-        "Make this host the first of a new cluster",
-    )),
-    no_cluster(global(
-        "join-cluster",
-        "HOST [IP]",
-        1,
-        2,
-        cluster::join_cluster,
-        "Join the cluster of HOST (address by --ip-HOST, IP or ssh)",
-    )),
-    global(
-        "leave-cluster",
-        "",
-        0,
-        0,
-        cluster::leave_cluster,
-        "Leave the cluster; all resources must be left before",
-    ),
     over(
         "wait-cluster",
         |c, r| wait::wait_cluster(c, r.and_then(<[ResName]>::first), false),
@@ -70,19 +47,21 @@ pub const COMMANDS: &[Command] = &[
         create::create_resource,
         "Make a resource from a local disk; this host becomes primary",
     )),
-    one(each(
+    one(phased(
         "join-resource",
         "DISK [MARSNAME]",
         1,
         2,
+        membership::JOIN_PHASES,
         membership::join_resource,
         "Become a replica; the disk is overwritten by a sync",
     )),
-    anybody(each(
+    anybody(phased(
         "leave-resource",
         "",
         0,
         0,
+        membership::LEAVE_PHASES,
         membership::leave_resource,
         "Stop being a replica",
     )),
@@ -170,27 +149,30 @@ pub const COMMANDS: &[Command] = &[
     ),
     switch!("resume-replay-local", AllowReplay, true, false, ""),
     switch!("resume-replay-global", AllowReplay, true, true, ""),
-    each(
+    phased(
         "primary",
         "",
         0,
         0,
+        primary::PHASES,
         primary::primary,
         "Take over the primary role; --force: without the old primary's help",
     ),
-    each(
+    phased(
         "secondary",
         "",
         0,
         0,
-        primary::secondary,
+        secondary::PHASES,
+        secondary::secondary,
         "Give up the primary role (discouraged: use primary elsewhere)",
     ),
-    each(
+    phased(
         "invalidate",
         "",
         0,
         0,
+        consistency::INVALIDATE_PHASES,
         consistency::invalidate,
         "Give up the local version, take everything from the primary",
     ),
@@ -201,6 +183,14 @@ pub const COMMANDS: &[Command] = &[
         0,
         consistency::fake_sync,
         "Mark as consistent without a sync (experts)",
+    ),
+    each(
+        "set-replay",
+        "NUMBER",
+        1,
+        1,
+        consistency::set_replay,
+        "Replay from the beginning of log NUMBER of the primary (experts)",
     ),
     each(
         "freeze",
@@ -235,14 +225,14 @@ pub const COMMANDS: &[Command] = &[
         "Same as log-delete",
     ),
     planned(
-        "log-delete-one",
-        |v, res, opts, _| logs::delete(v, res, opts, true),
+        "log-delete-all-replayed",
+        |v, res, opts, _| logs::delete(v, res, opts, false),
         "",
     ),
     planned(
-        "log-purge-all",
-        |v, res, opts, _| logs::purge_all(v, res, opts),
-        "Remove logs of histories that nobody has any more",
+        "log-delete-one",
+        |v, res, opts, _| logs::delete(v, res, opts, true),
+        "",
     ),
     over(
         "cron",
@@ -314,11 +304,12 @@ pub const COMMANDS: &[Command] = &[
         systemd::get_unit,
         "Show them: START STOP",
     )),
-    anybody(each(
+    anybody(phased(
         "set-systemd-want",
         "HOST|(none)",
         1,
         1,
+        systemd::WANT_PHASES,
         systemd::set_want,
         "Run them on HOST, or (none): stop them everywhere for a while",
     )),
@@ -346,16 +337,10 @@ pub const COMMANDS: &[Command] = &[
         service::stop,
         "Stop all daemons of this host",
     )),
-    no_cluster(global(
-        "lowlevel-ls-host-ips",
-        "",
-        0,
-        0,
-        cluster::ls_host_ips,
-        "List HOST ADDRESS of the cluster",
-    )),
     Command {
         args: config::ARGS,
+        min: 1,
+        max: 2,
         ..builtin(
             "config",
             ResArg::None,
@@ -363,7 +348,15 @@ pub const COMMANDS: &[Command] = &[
         )
     },
     builtin("complete", ResArg::None, ""),
-    builtin("help", ResArg::None, "Show this text"),
+    Command {
+        args: "[COMMAND|STATE|states|options]",
+        max: 1,
+        ..builtin(
+            "help",
+            ResArg::None,
+            "Explain a command or a word of view; alone: list all commands",
+        )
+    },
     builtin("version", ResArg::None, "Show the version"),
     drbd("adjust", Run::Ignored(IGNORED)),
     drbd("syncer", Run::Ignored(IGNORED)),
@@ -393,12 +386,7 @@ fn run_cron(ctx: &Ctx, resources: Option<&[ResName]>) -> Done {
         Some(r) => logs::cron(ctx, r),
         None => {
             let snap = ctx.snapshot()?;
-            let mine: Vec<ResName> = snap
-                .resources()
-                .into_iter()
-                .filter(|r| snap.members(r).contains(&ctx.me))
-                .collect();
-            logs::cron(ctx, &mine)
+            logs::cron(ctx, &own(&snap, &ctx.me))
         }
     }
 }

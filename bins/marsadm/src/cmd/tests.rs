@@ -1,11 +1,9 @@
 //! Plans without I/O: which links change, in which order (symlink-tree.md section 6).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-use super::cluster::{
-    create_batch, join_batch as join_cluster_batch, joined_batch,
-    leave_batch as leave_cluster_batch, suffix_clash,
-};
+use super::cluster::{create_batch, join_batch as join_cluster_batch, joined_batch, suffix_clash};
 use super::consistency::{forget, purge_own};
 use super::create::{DiskArgs, disk_args, plan as create_plan};
+use super::leave::leave_batch as leave_cluster_batch;
 use super::logs::old_tombstones;
 use super::membership::{delete_batch, join_batch, leave_batch, leave_check, leave_versions};
 use super::primary::{caught_up, give_up, heal, old_primary, take, weak_stamp};
@@ -169,7 +167,34 @@ fn create_resource_again_starts_behind_the_old_numbers() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let full = tree(&[("resource-r/maxnr", "999900000")]);
+    let full = tree(&[("ips/ip-a", "10.0.0.1"), ("resource-r/maxnr", "999900000")]);
+    // What is left of an earlier resource is removed with --force, and its numbers are not used again.
+    let left = tree(&[
+        ("ips/ip-a", "10.0.0.1"),
+        ("resource-r/version-000000005-a", &format!("{V1}:")),
+        ("resource-r/actual-a/msg-err-x", "1.0 1.0 old"),
+    ]);
+    let plan = |opts: &Options| create_plan(&view(&left, &me), &r(), opts, &disk(), 1_000_000);
+    let e = plan(&Options::default()).unwrap_err().to_string();
+    assert!(
+        e.contains("version-000000005-a") && e.contains("delete-resource"),
+        "{e}"
+    );
+    let forced = Options {
+        force: true,
+        ..Options::default()
+    };
+    let text = plan(&forced).unwrap().describe().join("\n");
+    for part in [
+        "delete resource-r/version-000000005-a",
+        "delete resource-r/actual-a/msg-err-x",
+        "create resource-r/log-000100005-a",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let none = tree(&[]);
+    let e = create_plan(&view(&none, &me), &r(), &forced, &disk(), 1_000_000).unwrap_err();
+    assert!(e.to_string().contains("address of a"), "{e}");
     let e = create_plan(
         &view(&full, &me),
         &r(),
@@ -391,9 +416,9 @@ fn switches_say_when_nothing_changes() {
     let b = h("b");
     let v = view(&snap, &b);
     let opts = Options::default();
-    let plan = switch(&v, &r(), &opts, TodoSwitch::Connect, true, false).unwrap();
+    let plan = switch(&v, &r(), TodoSwitch::Connect, true, false).unwrap();
     assert!(plan.batch.is_empty() && plan.say[0].contains("already activated"));
-    let plan = switch(&v, &r(), &opts, TodoSwitch::Connect, false, true).unwrap();
+    let plan = switch(&v, &r(), TodoSwitch::Connect, false, true).unwrap();
     assert_eq!(
         plan.batch.describe(),
         [
@@ -500,7 +525,7 @@ fn tombstones_go_when_everybody_has_heard_of_them() {
         at(NOW - 5),
     );
     assert!(
-        old_tombstones(&snap, at(NOW)).is_empty(),
+        old_tombstones(&snap, at(NOW), Options::default().keep_backup).is_empty(),
         "b has not been heard"
     );
     snap.insert(
@@ -509,7 +534,7 @@ fn tombstones_go_when_everybody_has_heard_of_them() {
         at(NOW - 5),
     );
     assert!(
-        old_tombstones(&snap, at(NOW)).is_empty(),
+        old_tombstones(&snap, at(NOW), Options::default().keep_backup).is_empty(),
         "b may not have it"
     );
     snap.insert(
@@ -517,7 +542,10 @@ fn tombstones_go_when_everybody_has_heard_of_them() {
         &at(NOW - 5).to_string(),
         at(NOW - 5),
     );
-    assert_eq!(old_tombstones(&snap, at(NOW)), [Key::parse("userspace/x")]);
+    assert_eq!(
+        old_tombstones(&snap, at(NOW), Options::default().keep_backup),
+        [Key::parse("userspace/x")]
+    );
 }
 
 #[test]

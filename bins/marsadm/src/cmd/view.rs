@@ -1,15 +1,15 @@
 //! `view` and `view-MACRO` (marsadm-commands.md section 7).
-use crate::cmd::macros::{Shell, mounts, status_files};
+use crate::cmd::macros::{Shell, mounts, note, status_files};
 use crate::cmd::membership::names_or_none;
 use crate::ctx::Ctx;
 use crate::ctx::TIMEOUT_SECS;
-use crate::error::{Done, refuse, usage};
+use crate::error::{Done, refuse, show, usage};
 use crate::out;
-use crate::plan::names;
 use mars_macro::{
-    Machine, MacroError, Scope, Variables, evaluate_text, evaluate_with, view_json, view_json_all,
+    Machine, MacroError, Scope, Variables, evaluate_text, evaluate_with, split_brain_lines,
+    view_json, view_json_all,
 };
-use mars_policy::{View, split_brain};
+use mars_policy::View;
 use mars_tree::{Key, ResName, Snapshot};
 
 /// What only this machine's kernel knows.
@@ -17,6 +17,7 @@ pub fn machine(ctx: &Ctx, snap: &Snapshot) -> Machine {
     Machine {
         mounts: mounts(),
         status_files: status_files(&ctx.env.root, snap),
+        error_settle: ctx.opts.limit(TIMEOUT_SECS),
         ..mars_facts::machine(&ctx.env, snap)
     }
 }
@@ -53,15 +54,15 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// `name` is the macro; `resources` is `None` for a view without resource argument.
+/// `name` is the macro; `resources` is `None` for a view without resource argument. The tree was read by the caller: once is enough.
 pub fn view(
     ctx: &Ctx,
+    mut snap: Snapshot,
     name: &str,
     resources: Option<&[ResName]>,
     all: bool,
     args: &[String],
 ) -> Done {
-    let mut snap = ctx.snapshot()?;
     mars_facts::refresh(&ctx.env, &mut snap, ctx.tree.clock().now());
     let view = ctx.view(&snap);
     let machine = machine(ctx, &snap);
@@ -93,12 +94,16 @@ pub fn variables(ctx: &Ctx, snap: &Snapshot, name: &str) -> Variables {
         None => "-1".to_string(),
     };
     let ip = snap.text(&Key::Ip(ctx.me.clone())).unwrap_or_default();
+    let keep = ctx.opts.keep_backup.as_secs();
     [
         ("cmd", name.to_string()),
         ("ip", ip.to_string()),
         ("timeout", timeout),
         ("force", u8::from(ctx.opts.force).to_string()),
         ("dry-run", u8::from(ctx.opts.dry_run).to_string()),
+        ("stuck-seconds", ctx.opts.stuck.as_secs().to_string()),
+        ("keep-backup-hours", (keep / 3600).to_string()),
+        ("keep-backup-seconds", keep.to_string()),
     ]
     .map(|(n, v)| (n.to_string(), v))
     .into()
@@ -202,8 +207,9 @@ fn notes(ctx: &Ctx, v: &View<'_>, resources: &[ResName]) {
     }
     for (path, value) in v.snap.damaged() {
         out::warn(format!(
-            "{}/{path} is damaged and ignored: {value}",
-            ctx.env.root.display()
+            "{}/{path} is damaged and ignored: {}",
+            ctx.env.root.display(),
+            show(&value)
         ));
     }
     for res in resources {
@@ -225,19 +231,17 @@ fn member_note(v: &View<'_>, res: &ResName) {
 
 /// SPLIT BRAIN, with what each side would lose.
 pub fn split_note(v: &View<'_>, res: &ResName) {
-    let Some(split) = split_brain(v, res) else {
-        return;
-    };
-    for point in split.points {
-        let sides = names(
-            point
-                .hosts
-                .iter()
-                .map(|(h, bytes)| format!("{h} {bytes} bytes")),
-        );
-        out::warn(format!(
-            "SPLIT BRAIN in resource {res} after logfile '{}': {sides}; keep one, invalidate the others",
-            point.after
+    let lines = split_brain_lines(v, res);
+    for line in &lines {
+        if line.starts_with("SPLIT BRAIN") {
+            out::warn(line);
+        } else {
+            note(&format!("{line}\n"));
+        }
+    }
+    if !lines.is_empty() {
+        out::hint(format!(
+            "keep the history of one host and use marsadm invalidate {res} on the others"
         ));
     }
 }

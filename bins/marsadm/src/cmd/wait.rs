@@ -2,6 +2,7 @@
 use crate::ctx::{Ctx, TIMEOUT_CLUSTER_SECS, TIMEOUT_RESOURCE_SECS, TIMEOUT_SECS, until};
 use crate::error::{Done, nearest, refuse, show, usage};
 use crate::out;
+use crate::peers::known_only;
 use crate::plan::{designated, device_name, is_actual, names};
 use mars_policy::View;
 use mars_tree::{HostName, ResName, Snapshot, TodoSwitch};
@@ -36,6 +37,11 @@ pub fn wait_cluster(ctx: &Ctx, res: Option<&ResName>, everybody: bool) -> Done {
         snap.hosts().into_iter().filter(|h| *h != ctx.me).collect()
     } else {
         relevant_peers(&snap, &ctx.me, res)
+    };
+    // Who has no address cannot be asked.
+    let peers = match ctx.opts.ignore_deleted_peers {
+        0 => peers,
+        _ => known_only(&snap, peers),
     };
     let dead = ctx.wait_peers(&peers, TIMEOUT_CLUSTER_SECS)?;
     if !dead.is_empty() {
