@@ -9,6 +9,6 @@ function __fish_marsadm
         end
     end
 end
-for program in marsadm mars-logger mars-fetch mars-replay mars-sync
+for program in marsadm mars-logger mars-fetch mars-replay mars-sync mars-status
     complete -c $program -f -a '(__fish_marsadm)'
 end

@@ -74,6 +74,7 @@ fn expected() -> BTreeSet<String> {
         "mars-logger",
         "mars-meta",
         "mars-replay",
+        "mars-status",
         "mars-sync",
     ];
     add("/usr/sbin", list(&programs));
@@ -82,6 +83,10 @@ fn expected() -> BTreeSet<String> {
         programs.iter().map(|p| format!("{p}.8.gz")).collect(),
     );
     add("/usr/lib/systemd/system", sources("units"));
+    add(
+        "/usr/share/mars/prometheus",
+        list(&["alerts.yml", "mars-dashboard.json"]),
+    );
     add("/usr/lib/marsadm", list(&["maintain"]));
     add("/usr/lib/marsadm/macros", sources("templates/macros"));
     add("/usr/lib/marsadm/systemd-templates", sources("templates"));
@@ -97,6 +102,8 @@ fn expected() -> BTreeSet<String> {
         "/usr/share/fish/vendor_completions.d",
         list(&["marsadm.fish"]),
     );
+    // Written by mars-gen, as those of section 8.
+    add("/usr/share/man/man7", list(&["mars-states.7.gz"]));
     for page in sources("man").iter().filter(|p| !p.ends_with(".in")) {
         let section = page.rsplit('.').next().unwrap();
         add(
@@ -369,6 +376,7 @@ fn packages_manual_pages() {
         "mars-replay.8",
         "mars-sync.8",
         "mars-meta.8",
+        "mars-status.8",
         "mars.7",
         "mars-states.7",
         "mars-units.7",
@@ -391,6 +399,7 @@ fn packages_manual_pages() {
         ],
     );
     let (_, commands) = help.split_once("Commands ").unwrap();
+    let (commands, _) = commands.split_once("\nTopics").unwrap();
     let mut count = 0;
     for line in commands.lines().filter(|l| l.starts_with("  ")) {
         let command = line.split_whitespace().next().unwrap();
@@ -526,7 +535,7 @@ impl Shells {
 }
 
 /// What is typed, and what must come out of it.
-const TYPED: [(&str, &str); 7] = [
+const TYPED: [(&str, &str); 9] = [
     ("marsadm force-prim", "marsadm force-primary"),
     ("marsadm primary m", "marsadm primary my-db"),
     ("marsadm up data,", "marsadm up data,my-db"),
@@ -537,7 +546,29 @@ const TYPED: [(&str, &str); 7] = [
         "marsadm create-resource x /etc/hostname",
     ),
     ("mars-fetch s", "mars-fetch serve"),
+    ("mars-status --hi", "mars-status --history"),
+    ("mars-status --resource m", "mars-status --resource my-db"),
 ];
+
+/// `marsadm complete` knows the options of `mars-status`, which is a program of its own.
+#[test]
+fn packages_completion_of_status_options() {
+    let shells = Shells::new();
+    let program = |name: &str| bin_dir().join(name).display().to_string();
+    let help = shells.run(&program("mars-status"), &["--help"]);
+    let option = |l: &str| {
+        let start = l.find("--").filter(|i| *i < 8)?;
+        let word = l[start..].split_whitespace().next()?.to_string();
+        Some(if l.contains('<') { word + "=" } else { word })
+    };
+    let told: BTreeSet<String> = help.lines().filter_map(option).collect();
+    let known = shells.run(
+        &program("marsadm"),
+        &["complete", "--", "mars-status", "--"],
+    );
+    let known: BTreeSet<String> = known.lines().map(str::to_string).collect();
+    assert_eq!(known, told);
+}
 
 #[test]
 fn packages_completion_bash() {

@@ -194,6 +194,9 @@ fn logger_may_do_its_work() {
             assert_eq!(value(text, key), None, "{unit}: {key}");
         }
     }
+    // It publishes how large the disks are.
+    let meta = &files["mars-meta.service"];
+    assert_eq!(value(meta, "PrivateDevices"), None);
 }
 
 /// A change that comes while the service runs is seen afterwards, and no storm of changes makes the path unit give up.

@@ -48,6 +48,10 @@ fn programs() -> Vec<Program> {
             mars_meta::args::Args::command(),
             include_str!("../../../man/mars-meta.8.in"),
         ),
+        daemon(
+            mars_status::args::Args::command(),
+            include_str!("../../../man/mars-status.8.in"),
+        ),
     ]
 }
 

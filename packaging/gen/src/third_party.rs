@@ -7,13 +7,14 @@ use std::path::Path;
 use std::process::Command;
 
 /// The programs that are shipped.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "marsadm",
     "mars-logger",
     "mars-fetch",
     "mars-replay",
     "mars-sync",
     "mars-meta",
+    "mars-status",
 ];
 
 fn text<'a>(v: &'a Value, key: &str) -> &'a str {

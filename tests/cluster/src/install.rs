@@ -12,6 +12,7 @@ const PROGRAMS: &[&str] = &[
     "mars-replay",
     "mars-sync",
     "mars-meta",
+    "mars-status",
     "mars-gen",
 ];
 

@@ -12,13 +12,14 @@ use std::time::{Duration, SystemTime};
 const UNITS_MAX: usize = 20_000;
 
 /// Our own units are files of the package; no template may take their place.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "mars.target",
     "mars-cron.service",
     "mars-cron.timer",
     "mars-fetch.service",
     "mars-fetch.socket",
     "mars-meta.service",
+    "mars-status.socket",
     "mars-sync.service",
     "mars-sync.socket",
     "mars-trigger.path",
