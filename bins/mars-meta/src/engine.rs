@@ -63,6 +63,7 @@ struct Timers {
     retry: Option<Instant>,
     story: Option<Instant>,
     parting: Option<Instant>,
+    sweep: Option<Instant>,
 }
 
 impl Timers {
@@ -76,6 +77,7 @@ impl Timers {
             self.retry,
             self.story,
             self.parting,
+            self.sweep,
         ]
         .into_iter()
         .flatten()
@@ -260,6 +262,9 @@ impl Engine<'_> {
         }
         if due(&mut self.timers.parting, now) {
             self.part();
+        }
+        if due(&mut self.timers.sweep, now) {
+            self.sweep(now);
         }
         if due(&mut self.timers.story, now) {
             match self.story.tell(&self.tree, &self.env.host, now) {

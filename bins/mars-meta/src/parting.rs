@@ -1,12 +1,19 @@
 //! The parts of a cluster that is being split, as far as this host obeys already. Pure.
-use mars_policy::split::apart;
-use mars_tree::HostName;
+use mars_policy::split::{apart, hosts_of};
+use mars_tree::{HostName, Key, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Members of the own part obey some seconds earlier or later, and until then send what they hear from the others.
+const LATECOMERS: Duration = Duration::from_secs(60);
 
 /// Which part each host belongs to, where that is in force.
 #[derive(Debug, Default)]
 pub struct Parting {
     in_force: BTreeMap<HostName, String>,
+    /// Directories of resources that only the others have, and until when nothing about them is taken.
+    gone: BTreeSet<String>,
+    until: Option<Instant>,
 }
 
 /// The links below `userspace/split/`: (host, part). Others than host names are no parts.
@@ -31,6 +38,40 @@ impl Parting {
         let said = parse(links);
         self.in_force.retain(|h, part| said.get(h) == Some(part));
         apart(&self.in_force, me)
+    }
+
+    /// These links were forgotten.
+    pub fn forgot(&mut self, keys: &[Key], now: Instant) {
+        let paths = keys.iter().map(Key::path);
+        let resources = paths.filter(|p| p.starts_with("resource-"));
+        let dirs = resources.filter_map(|p| Some(p.split_once('/')?.0.to_string()));
+        self.gone.extend(dirs);
+        self.until = Some(now + LATECOMERS);
+    }
+
+    /// May somebody of the own part still send something about the others?
+    pub fn waits_for_latecomers(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// What there is again about the others and their resources. A resource of that name in which a host of the own part takes part is a new
+    /// one.
+    pub fn left_behind(&self, snap: &Snapshot, apart: &BTreeSet<HostName>) -> Vec<Key> {
+        let ours: BTreeSet<String> = snap
+            .resources()
+            .into_iter()
+            .filter(|r| !hosts_of(snap, r).is_subset(apart))
+            .map(|r| format!("resource-{r}"))
+            .collect();
+        let keys = snap.links.keys().map(|path| (path, Key::parse(path)));
+        let foreign = keys.filter(|(path, key)| match key {
+            Key::Ip(h) | Key::HostActual(h, _) | Key::HostDefault(h, _) => apart.contains(h),
+            _ => {
+                let dir = path.split('/').next().unwrap_or_default();
+                self.gone.contains(dir) && !ours.contains(dir)
+            }
+        });
+        foreign.map(|(_, key)| key).collect()
     }
 }
 
@@ -68,6 +109,40 @@ mod tests {
         assert!(
             p.apart(again.into_iter(), &me).is_empty(),
             "only after the time"
+        );
+    }
+
+    #[test]
+    fn latecomers_do_not_bring_back_what_was_forgotten() {
+        let apart: BTreeSet<HostName> = ["gamma".parse().unwrap()].into();
+        let now = Instant::now();
+        let mut p = Parting::default();
+        assert!(!p.waits_for_latecomers(now));
+        p.forgot(
+            &[
+                Key::parse("resource-r/primary"),
+                Key::parse("resource-s/size"),
+            ],
+            now,
+        );
+        assert!(p.waits_for_latecomers(now) && !p.waits_for_latecomers(now + LATECOMERS));
+        let mut snap = Snapshot::default();
+        for path in [
+            "actual-alpha/time",
+            "actual-gamma/time",
+            "ips/ip-alpha",
+            "resource-new/primary",
+            "resource-r/actual-gamma/if-on",
+            "resource-s/data-alpha",
+            "resource-s/primary",
+        ] {
+            snap.insert(&Key::parse(path), "1", mars_tree::Stamp::from_nanos(1));
+        }
+        let found = p.left_behind(&snap, &apart);
+        let paths: Vec<String> = found.iter().map(Key::path).collect();
+        assert_eq!(
+            paths,
+            ["actual-gamma/time", "resource-r/actual-gamma/if-on"]
         );
     }
 }

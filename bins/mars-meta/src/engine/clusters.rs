@@ -5,8 +5,11 @@ use mars_net::{MergeAnswer, MergeRequest, VisitLink};
 use mars_policy::merge::admit_batch;
 use mars_policy::split::{SPLIT_PREFIX, forgotten};
 use mars_tree::{Applied, Key, RemoteLink, Stamp, TreeError, Value};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+
+/// Time between two looks for what latecomers brought back.
+const SWEEP: Duration = Duration::from_secs(2);
 
 impl Engine<'_> {
     /// Hosts of other parts of a split cluster are strangers from now on, and everything about them is forgotten. It goes without
@@ -20,14 +23,17 @@ impl Engine<'_> {
         if apart.is_empty() {
             return;
         }
-        let forget = || -> Result<usize, TreeError> {
+        let mut forget = || -> Result<usize, TreeError> {
             let keys = forgotten(&self.tree.snapshot()?, &apart);
+            self.parting.forgot(&keys, Instant::now());
             for key in &keys {
                 self.tree.unlink_plain(key)?;
             }
             Ok(keys.len())
         };
-        match forget() {
+        let done = forget();
+        self.timers.sweep = Some(Instant::now() + SWEEP);
+        match done {
             Ok(0) => {}
             Ok(n) => tracing::warn!(
                 "the cluster was split: {} other hosts are in other parts, {n} links about them and their resources are forgotten",
@@ -38,6 +44,25 @@ impl Engine<'_> {
                 at_latest(&mut self.timers.parting, Instant::now() + RETRY);
             }
         }
+    }
+
+    /// Members of the own part that have not obeyed yet send what they hear from the others: that is forgotten, too.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let apart = self.gate.borrow().apart.clone();
+        if !self.parting.waits_for_latecomers(now) || apart.is_empty() {
+            return;
+        }
+        let forget = || -> Result<(), TreeError> {
+            let snap = self.tree.snapshot()?;
+            for key in self.parting.left_behind(&snap, &apart) {
+                self.tree.unlink_plain(&key)?;
+            }
+            Ok(())
+        };
+        if let Err(e) = forget() {
+            self.complain("split", &e.to_string());
+        }
+        self.timers.sweep = Some(now + SWEEP);
     }
 
     /// A host of another cluster looks at the tree.
