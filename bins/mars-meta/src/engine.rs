@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 mod clusters;
+mod timers;
+
+use timers::{Timers, at_latest, due};
 
 /// Changes of the local tree within this time travel together.
 const COALESCE: Duration = Duration::from_millis(5);
@@ -51,53 +54,6 @@ const RESCAN_RETRY: Duration = Duration::from_secs(1);
 /// Last words at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 const EVENTS: usize = 64;
-
-/// Points in time at which something is due.
-#[derive(Debug, Default)]
-struct Timers {
-    drain: Option<Instant>,
-    rescan: Option<Instant>,
-    heartbeat: Option<Instant>,
-    reconcile: Option<Instant>,
-    settle: Option<Instant>,
-    retry: Option<Instant>,
-    story: Option<Instant>,
-    parting: Option<Instant>,
-    sweep: Option<Instant>,
-}
-
-impl Timers {
-    fn next(&self) -> Option<Instant> {
-        [
-            self.drain,
-            self.rescan,
-            self.heartbeat,
-            self.reconcile,
-            self.settle,
-            self.retry,
-            self.story,
-            self.parting,
-            self.sweep,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-}
-
-/// Sets a timer unless it is due earlier anyway.
-fn at_latest(timer: &mut Option<Instant>, at: Instant) {
-    *timer = Some(timer.map_or(at, |t| t.min(at)));
-}
-
-/// True once, when the time has come.
-fn due(timer: &mut Option<Instant>, now: Instant) -> bool {
-    let due = timer.is_some_and(|t| t <= now);
-    if due {
-        *timer = None;
-    }
-    due
-}
 
 struct Engine<'a> {
     daemon: &'a Daemon,
